@@ -1,0 +1,57 @@
+# Every target sets up what it needs; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DOMAIN ?= traffic
+RECIPE ?= quick
+# Idle OpenMP threads that spin take whole cores: the largest slow-down on small machines.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train serve mlflow-ui test check bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## create the virtual environment and install everything, pinned
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): some minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25"
+	@# torch first: asked for by another package it would bring its newest build, with gigabytes of CUDA.
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,torchserve,bench,dev]"
+	@touch $@
+
+train: $(READY) ## train, judge and register (DOMAIN=traffic RECIPE=quick DATA=folder)
+	$(BIN)/towncast train $(DOMAIN) --recipe $(RECIPE) $(if $(DATA),--data $(DATA))
+
+serve: $(READY) ## answer POST /predict/traffic on http://127.0.0.1:8000
+	$(BIN)/towncast serve
+
+mlflow-ui: $(READY) ## open MLflow on http://127.0.0.1:5000
+	$(BIN)/towncast mlflow-ui
+
+test: $(READY) java ## style, types, layers and all tests
+	$(MAKE) check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: java
+java:
+	@command -v java >/dev/null || { echo "TorchServe needs Java 17: installing it"; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y openjdk-17-jre-headless; \
+	  else sudo apt-get update -qq && sudo apt-get install -qq -y openjdk-17-jre-headless; fi; }
+
+bench: $(READY) ## run every benchmark and renew benchmarks/RESULTS.md (DATA=folder)
+	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
+
+clean: ## remove readings, features, models and checkpoints (asks first)
+	@printf "Remove var/ and the MLflow store? [y/N] "; read answer; [ "$$answer" = y ] && rm -rf var mlruns/mlflow.db mlruns/artifacts || echo "kept"
