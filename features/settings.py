@@ -1,0 +1,31 @@
+"""Where readings and features lie: the part of the environment that jobs and servers must agree on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class StorageSettings(BaseSettings):
+    """Folders and stores, from variables named `TOWNCAST_*`; read in `main` or `create_app`, never at import.
+
+    Attributes:
+        data_dir: Folder of readings, features, fetched artifacts and checkpoints.
+        tracking_uri: Where MLflow is.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TOWNCAST_", extra="ignore", frozen=True)
+
+    data_dir: Path = Path("var")
+    tracking_uri: str = "sqlite:///mlruns/mlflow.db"
+
+    @property
+    def readings_dir(self) -> Path:
+        """Folder of the reading stores."""
+        return self.data_dir / "readings"
+
+    @property
+    def feast_dir(self) -> Path:
+        """Folder of the Feast repositories."""
+        return self.data_dir / "feast"
