@@ -1,0 +1,1 @@
+"""Forecasters: fit, judge, calibrate, export, register."""

@@ -1,0 +1,103 @@
+"""One LightningDataModule per domain: every family gets the same splits from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from training.window_set import Splits, WindowSet
+
+Batch = dict[str, torch.Tensor]
+
+
+class WindowDataset(Dataset[Batch]):
+    """Windows as tensors, a whole batch cut at once.
+
+    Args:
+        windows: The windows.
+    """
+
+    def __init__(self, windows: WindowSet) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """The windows at `indices` as one batch: history (B, L, K), future (B, H, C), static (B, S), target (B, H)."""
+        positions = np.asarray(indices)
+        window = self.windows.windows(positions)
+        return {
+            "history": torch.from_numpy(window.history_BLK),
+            "future": torch.from_numpy(window.future_BHK),
+            "static": torch.from_numpy(window.static_BS),
+            "target": torch.from_numpy(self.windows.targets(positions)),
+        }
+
+
+class TimedLoader(DataLoader[Batch]):
+    """A loader that knows how long its users waited for data."""
+
+    waited_s: float = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        batches = super().__iter__()
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waited_s += time.perf_counter() - began
+            yield batch
+
+
+class WindowDataModule(lightning.LightningDataModule):
+    """The splits of one domain as loaders.
+
+    Args:
+        splits: Train, validation and test windows.
+        batch_size: Windows per batch.
+        windows_per_epoch: At most this many training windows per epoch, drawn anew for each; all if None.
+        seed: Of the order of the training windows.
+    """
+
+    def __init__(self, splits: Splits, *, batch_size: int, windows_per_epoch: int | None, seed: int) -> None:
+        super().__init__()
+        self.splits = splits
+        self.batch_size = batch_size
+        self.windows_per_epoch = windows_per_epoch
+        self.seed = seed
+
+    def train_dataloader(self) -> TimedLoader:
+        """Training windows in random order; a training that is taken up again does not begin with the first order."""
+        dataset = WindowDataset(self.splits.train)
+        wanted = min(self.windows_per_epoch or len(dataset), len(dataset))
+        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        sampler = torch.utils.data.RandomSampler(dataset, num_samples=wanted, generator=generator)
+        return TimedLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, collate_fn=_as_is, drop_last=wanted >= self.batch_size
+        )
+
+    def val_dataloader(self) -> TimedLoader:
+        """Validation windows in order of time."""
+        return TimedLoader(WindowDataset(self.splits.validation), batch_size=1024, collate_fn=_as_is)
+
+    def test_dataloader(self) -> TimedLoader:
+        """Test windows in order of time."""
+        return TimedLoader(WindowDataset(self.splits.test), batch_size=1024, collate_fn=_as_is)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

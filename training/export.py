@@ -1,0 +1,87 @@
+"""Export: the whole forecaster as one ONNX graph, with a certificate that it says the same."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from features.card import GRAPH_FILE, ParityCertificate
+from features.errors import ParityError
+from features.files import whole_file
+from features.vocabulary import Window
+from training.forecaster import Forecaster
+
+GRAPH_INPUTS = ("history", "future", "static")
+GRAPH_OUTPUT = "quantiles"
+TOLERANCE = 1e-4
+_OPSET = 20
+
+
+def export_graph(forecaster: Forecaster, sample: Window, folder: Path) -> ParityCertificate:
+    """Write `model.onnx` into `folder` and prove it against the forecaster.
+
+    The number of windows is free; history and horizon lengths are the domain's.
+
+    Args:
+        forecaster: Fitted.
+        sample: Windows to trace with (two at least) and to prove with.
+        folder: Where the graph goes.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        ParityError: The graph differs by more than `TOLERANCE`; nothing is written.
+        StorageError: The folder cannot be written.
+    """
+    graph = forecaster.graph().eval()
+    tensors = tuple(torch.from_numpy(part) for part in (sample.history_BLK, sample.future_BHK, sample.static_BS))
+    batch = torch.export.Dim("windows", min=1)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # The exporter warns about its own internals.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            graph,
+            tuple(tensor[:4] for tensor in tensors),
+            dynamo=True,
+            input_names=list(GRAPH_INPUTS),
+            output_names=[GRAPH_OUTPUT],
+            dynamic_shapes=tuple({0: batch} for _ in tensors),
+            opset_version=_OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    with whole_file(folder / GRAPH_FILE) as path:
+        path.write_bytes(program.model_proto.SerializeToString())
+        certificate = certify(forecaster, sample, path)
+    return certificate
+
+
+def certify(forecaster: Forecaster, sample: Window, path: Path) -> ParityCertificate:
+    """Compare a graph with the forecaster over `sample`.
+
+    Raises:
+        ParityError: They differ by more than `TOLERANCE`, relative to the largest value.
+    """
+    expected = forecaster.predict(sample).value_BHQ
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    arrays = (sample.history_BLK, sample.future_BHK, sample.static_BS)
+    (got,) = session.run([GRAPH_OUTPUT], dict(zip(GRAPH_INPUTS, arrays, strict=True)))
+    largest = float(np.abs(got - expected).max() / max(float(np.abs(expected).max()), 1e-9))
+    if not largest <= TOLERANCE:
+        raise ParityError(
+            "The exported graph differs from the forecaster",
+            found=f"{largest:.2e} relative",
+            remedy=f"At most {TOLERANCE:.0e} is allowed: look for an operation that is translated differently.",
+        )
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()[:16]
+    return ParityCertificate(windows=len(sample), largest_relative=largest, tolerance=TOLERANCE, batch_hash=digest)

@@ -1,0 +1,352 @@
+"""The LSTM as a forecaster: Lightning does the loop."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch import callbacks
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from features.errors import ArtifactError, DeviceError
+from features.files import storage_errors, whole_file
+from features.vocabulary import Domain, Forecast, Window
+from training.data_module import Batch, WindowDataModule
+from training.forecaster import LEVELS, predict_with
+from training.models.neural import LstmConfig, ResidualLstm, quantile_loss
+from training.window_set import Splits, WindowSet
+
+_WEIGHTS_FILE = "weights.pt"
+# What torch raises for a file that is missing, cut off, or something else.
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """How the network is fitted.
+
+    Attributes:
+        epochs: At most this many passes.
+        patience: Epochs without a better validation loss before it stops.
+        batch_size: Windows per step.
+        learning_rate: Peak of the one-cycle schedule (Smith and Topin 2018, arXiv:1708.07120).
+        weight_decay: Of AdamW.
+        weight_power: See `quantile_loss`.
+        near_emphasis: See `quantile_loss`.
+        windows_per_epoch: At most this many windows per epoch; all if None.
+        accelerator: `cpu`, `gpu`, or `auto` for a GPU where there is one.
+    """
+
+    epochs: int = 12
+    patience: int = 4
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    weight_power: float = 0.5
+    near_emphasis: float = 0.0
+    windows_per_epoch: int | None = None
+    accelerator: str = "auto"
+
+
+class LstmTraining(lightning.LightningModule):
+    """The training of a `ResidualLstm`: loss, optimiser, schedule.
+
+    Args:
+        network: The graph that is fitted.
+        config: How.
+        total_steps: Steps of the whole schedule.
+        recipe: What is trained on what, in words; a checkpoint of another recipe is refused.
+    """
+
+    def __init__(self, network: ResidualLstm, config: FitConfig, *, total_steps: int, recipe: str) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = network
+        self.config = config
+        self.total_steps = total_steps
+        self.register_buffer("levels", torch.tensor(network.levels))
+
+    levels: Tensor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write the recipe into the checkpoint."""
+        checkpoint["recipe"] = self.recipe
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of one batch."""
+        loss = self._loss(batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["target"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Log the validation loss of one batch."""
+        self.log("validation_loss", self._loss(batch), prog_bar=True, batch_size=len(batch["target"]))
+
+    def _loss(self, batch: Batch) -> Tensor:
+        members = self.network.member_quantiles(batch["history"], batch["future"], batch["static"])
+        losses = [
+            quantile_loss(
+                quantiles,
+                batch["target"],
+                profile,
+                scale,
+                self.levels,
+                weight_power=self.config.weight_power,
+                near_emphasis=self.config.near_emphasis,
+            )
+            for quantiles, profile, scale in members
+        ]
+        return torch.stack(losses).mean()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle learning rate."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.config.learning_rate, total_steps=self.total_steps, pct_start=0.15
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class LstmForecaster:
+    """The residual LSTM as a forecaster.
+
+    Args:
+        domain: What it forecasts.
+        levels: Quantile levels.
+        sizes: Of the network.
+        fitting: How it is fitted.
+        folder: Where checkpoints go, so that a stopped training is taken up again; None for none.
+        logger: Where Lightning logs learning curves.
+        show_progress: Whether a progress bar is drawn.
+    """
+
+    name = "lstm"
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        levels: tuple[float, ...] = LEVELS,
+        sizes: LstmConfig | None = None,
+        fitting: FitConfig | None = None,
+        folder: Path | None = None,
+        logger: Logger | None = None,
+        show_progress: bool = False,
+    ) -> None:
+        self.domain = domain
+        self.levels = levels
+        self.sizes = sizes or LstmConfig()
+        self.fitting = fitting or FitConfig()
+        self.folder = folder
+        self.logger = logger
+        self.show_progress = show_progress
+        self.network: ResidualLstm | None = None
+
+    def fit(self, splits: Splits, *, seed: int) -> None:
+        """Fit the network, keep its best epoch, and calibrate its quantiles on the validation weeks.
+
+        Raises:
+            DeviceError: A GPU was asked for and is not there.
+            StorageError: A checkpoint cannot be written.
+            ArtifactError: The folder's checkpoint is damaged, or of another training.
+            KeyboardInterrupt: Training was stopped; the next run with the same folder goes on from the checkpoint.
+        """
+        lightning.seed_everything(seed, workers=True, verbose=False)
+        network = ResidualLstm(self.domain, self.levels, self.sizes)
+        _fit_scaling(network, splits.train)
+        data = WindowDataModule(
+            splits,
+            batch_size=self.fitting.batch_size,
+            windows_per_epoch=self.fitting.windows_per_epoch,
+            seed=seed,
+        )
+        steps = len(data.train_dataloader()) * self.fitting.epochs
+        module = LstmTraining(network, self.fitting, total_steps=steps, recipe=self._recipe(splits, seed))
+        with tempfile.TemporaryDirectory() as temporary:
+            self._run(module, data, self.folder or Path(temporary))
+        self.network = network.eval().cpu()
+        self.calibrate(splits.validation)
+
+    def _recipe(self, splits: Splits, seed: int) -> str:
+        fitting = {key: value for key, value in asdict(self.fitting).items() if key != "accelerator"}
+        return (
+            f"{self.domain.name}, {self.levels}, {self.sizes}, {fitting}, seed {seed}, "
+            f"{len(splits.train)} and {len(splits.validation)} windows"
+        )
+
+    def _run(self, module: LstmTraining, data: WindowDataModule, folder: Path) -> None:
+        best = callbacks.ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor="validation_loss",
+            save_last=True,
+            enable_version_counter=False,
+        )
+        stopping = callbacks.EarlyStopping(monitor="validation_loss", patience=self.fitting.patience)
+        watched: list[callbacks.Callback] = [stopping, best]
+        if self.show_progress:
+            watched.append(callbacks.RichProgressBar(leave=False))
+        trainer = _trainer(self.fitting, watched, logger=self.logger, bar=self.show_progress)
+        resume = _resumable(folder / "last.ckpt", module.recipe)
+        with storage_errors(folder), warnings.catch_warnings():
+            # Loaders cut windows in this process on purpose: it takes a few per cent of the time.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+            # Lightning's own call of torch.
+            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+            try:
+                trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
+            except SystemExit as error:
+                # Lightning ends the whole process on Ctrl+C; whoever called decides that here.
+                if trainer.interrupted:
+                    raise KeyboardInterrupt from error
+                raise
+        if best.best_model_path:
+            module.load_state_dict(_read_checkpoint(Path(best.best_model_path))["state_dict"])
+
+    def calibrate(self, validation: WindowSet) -> None:
+        """Shift each quantile, by lead, so that on the validation windows its level is met; the median stays.
+
+        Split conformal prediction for quantiles (Romano, Patterson and Candes 2019, arXiv:1905.03222), each tail alone.
+        """
+        network = self._fitted()
+        scores = []
+        with torch.inference_mode():
+            for begin in range(0, len(validation), 1024):
+                rows = np.arange(begin, min(begin + 1024, len(validation)))
+                window = validation.windows(rows)
+                history, future, static = (
+                    torch.from_numpy(part) for part in (window.history_BLK, window.future_BHK, window.static_BS)
+                )
+                ratio, profile, scale = network.log_ratios(history, future, static)
+                target = torch.from_numpy(validation.targets(rows))
+                scores.append((network.log_ratio(target, profile, scale)[:, :, None] - ratio).numpy())
+        score = np.concatenate(scores)
+        offset = np.zeros((self.domain.horizon_steps, len(self.levels)), dtype=np.float32)
+        # A lead that was never measured keeps its quantiles.
+        measured = np.isfinite(score).any(axis=(0, 2))
+        for index, level in enumerate(self.levels):
+            if level != 0.5:
+                offset[measured, index] = np.nanquantile(score[:, measured, index], level, axis=0)
+        network.interval_offset.copy_(torch.from_numpy(offset))
+
+    def predict(self, windows: Window) -> Forecast:
+        """Quantiles of the target [its unit]."""
+        return predict_with(self, windows)
+
+    def graph(self) -> nn.Module:
+        """The exported module."""
+        return self._fitted()
+
+    def _fitted(self) -> ResidualLstm:
+        assert self.network is not None, "fit or load comes first"
+        return self.network
+
+    def save(self, folder: Path) -> None:
+        """Write weights and sizes.
+
+        Raises:
+            StorageError: The folder cannot be written or the disk is full.
+        """
+        # torch reports a full disk as a RuntimeError without a cause: it writes to memory here.
+        buffer = io.BytesIO()
+        torch.save({"sizes": asdict(self.sizes), "state": self._fitted().state_dict()}, buffer)
+        with whole_file(folder / _WEIGHTS_FILE) as path:
+            path.write_bytes(buffer.getvalue())
+
+    def load(self, folder: Path) -> None:
+        """Read weights and sizes.
+
+        Raises:
+            ArtifactError: They are missing, damaged, or of another domain.
+        """
+        try:
+            saved = torch.load(folder / _WEIGHTS_FILE, map_location="cpu", weights_only=True)
+            sizes = LstmConfig(**saved["sizes"])
+            network = ResidualLstm(self.domain, self.levels, sizes)
+            network.load_state_dict(saved["state"])
+        except _UNREADABLE as error:
+            raise ArtifactError(
+                "The weights cannot be read", found=str(folder / _WEIGHTS_FILE), remedy="Train the model again."
+            ) from error
+        self.sizes = sizes
+        self.network = network.eval()
+
+
+def _resumable(last: Path, recipe: str) -> str | None:
+    """The checkpoint to go on from, if there is one."""
+    if not last.exists():
+        return None
+    found = _read_checkpoint(last).get("recipe")
+    if found != recipe:
+        raise ArtifactError(
+            "The folder holds the checkpoint of another training",
+            found=f"{last}: {found}",
+            remedy=f"Remove {last} to begin anew, or name another folder; asked for was {recipe}.",
+        )
+    return str(last)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    except _UNREADABLE as error:
+        raise ArtifactError(
+            "The checkpoint is damaged", found=str(path), remedy=f"Remove {path} and train again: it begins anew."
+        ) from error
+    return state
+
+
+def _fit_scaling(network: ResidualLstm, train: WindowSet) -> None:
+    """Means and gains of weather and site attributes over the training span; what never varies gets no gain."""
+    panel = train.panel
+    until = int(train.origin_B.max()) + 1
+    weather = panel.value_STK[:, :until, network.weather].reshape(-1, len(network.weather))
+    for values, mean, gain in (
+        (weather, network.weather_mean, network.weather_gain),
+        (panel.static_SS, network.static_mean, network.static_gain),
+    ):
+        for column in range(values.shape[1]):
+            known = values[:, column][np.isfinite(values[:, column])]
+            if len(known) > 1 and known.std() > 1e-6:
+                mean[column] = float(known.mean())
+                gain[column] = float(1 / known.std())
+
+
+def _trainer(
+    config: FitConfig, watched: list[callbacks.Callback], *, logger: Logger | None, bar: bool
+) -> lightning.Trainer:
+    make: Callable[..., lightning.Trainer] = lightning.Trainer
+    if config.accelerator == "gpu" and not torch.cuda.is_available():
+        raise DeviceError(
+            "A GPU was asked for, and torch sees none",
+            found=f"torch {torch.__version__}",
+            remedy="Install a CUDA build of torch, or set the accelerator to 'cpu' or 'auto'.",
+        )
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return make(
+        max_epochs=config.epochs,
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=1,
+        precision="16-mixed" if on_gpu else "32-true",
+        callbacks=watched,
+        logger=logger or False,
+        enable_progress_bar=bar,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        deterministic="warn",
+    )

@@ -1,0 +1,74 @@
+"""The naive bar: the same hour of the week, from the last eight weeks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from features.vocabulary import Domain, Forecast, Window
+from training.forecaster import LEVELS, predict_with
+from training.models.window_graph import SEASONS, SeasonalLags, day_profiles
+from training.window_set import Splits
+
+
+class SeasonalGraph(nn.Module):
+    """Raw windows to quantiles of the same hour of the week over the last weeks; the median is the seasonal profile."""
+
+    def __init__(self, domain: Domain, levels: tuple[float, ...]) -> None:
+        super().__init__()
+        self.lags = SeasonalLags(domain, recent_steps=24)
+        self.levels = levels
+        self.lower, self.upper = max(domain.target.lower, -1e30), min(domain.target.upper, 1e30)
+
+    def forward(self, history: Tensor, future: Tensor, static: Tensor) -> Tensor:
+        """Windows (B, L, K), (B, H, C), (B, S) to quantiles (B, H, Q) [unit of the target]."""
+        daily = self.lags.before_ahead(history, future, 0)
+        profile = day_profiles(daily)[:, -1]
+        weeks = daily[:, 6::7]
+        # A missing week counts as the profile: it narrows the interval, but leaves the median as it is.
+        filled = torch.where(torch.isfinite(weeks), weeks, profile[:, None].expand(-1, SEASONS, -1))
+        ordered = torch.sort(filled, dim=1).values
+        quantiles = []
+        for level in self.levels:
+            position = level * (SEASONS - 1)
+            below, share = int(position), position - int(position)
+            above = min(below + 1, SEASONS - 1)
+            quantiles.append(ordered[:, below] * (1 - share) + ordered[:, above] * share)
+        values = torch.stack(quantiles, dim=2)
+        values = torch.clamp(torch.sort(values, dim=2).values, self.lower, self.upper)
+        # Every input of the graph is used, so that all families have the same signature.
+        return values + 0.0 * torch.nan_to_num(static).sum(dim=1)[:, None, None]
+
+
+class SeasonalForecaster:
+    """The seasonal profile as a forecaster: nothing to learn.
+
+    Args:
+        domain: What it forecasts.
+        levels: Quantile levels.
+    """
+
+    name = "seasonal"
+
+    def __init__(self, domain: Domain, *, levels: tuple[float, ...] = LEVELS) -> None:
+        self.domain = domain
+        self.levels = levels
+
+    def fit(self, splits: Splits, *, seed: int) -> None:
+        """Nothing is learnt."""
+
+    def predict(self, windows: Window) -> Forecast:
+        """Quantiles over the last eight weeks."""
+        return predict_with(self, windows)
+
+    def graph(self) -> nn.Module:
+        """The exported module."""
+        return SeasonalGraph(self.domain, self.levels)
+
+    def save(self, folder: Path) -> None:
+        """Nothing is kept."""
+
+    def load(self, folder: Path) -> None:
+        """Nothing was kept."""
