@@ -1,0 +1,1 @@
+"""Everything that answers a request: the API, the runtimes and what they need."""

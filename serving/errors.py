@@ -1,0 +1,237 @@
+"""From errors to replies: the one table of codes and statuses, and the one envelope of every error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from features.errors import (
+    ArtifactError,
+    DataError,
+    DeviceError,
+    InvalidParameterError,
+    NotEnoughDataError,
+    RuntimeUnavailableError,
+    StorageError,
+    TowncastError,
+    UnknownNameError,
+)
+from serving.schemas import REQUEST_ID_LENGTH, ErrorContent, ErrorReply
+from serving.traffic import new_id, utc_text
+
+_LOG = logging.getLogger(__name__)
+_SHOWN_CHARACTERS = 200
+
+
+class BodyTooLargeError(TowncastError):
+    """A request's body is larger than is allowed."""
+
+
+class MalformedBodyError(TowncastError):
+    """A request's body is not JSON."""
+
+
+class MediaTypeError(TowncastError):
+    """A request's body says that it is something else than JSON."""
+
+
+class NotReadyError(TowncastError):
+    """The model is not loaded yet."""
+
+
+# The first class that an error is an instance of decides.
+STATUS_OF: tuple[tuple[type[TowncastError], str, int], ...] = (
+    (InvalidParameterError, "INVALID_PARAMETER", 400),
+    (MalformedBodyError, "MALFORMED_JSON", 400),
+    (UnknownNameError, "UNKNOWN_NAME", 404),
+    (BodyTooLargeError, "BODY_TOO_LARGE", 413),
+    (MediaTypeError, "UNSUPPORTED_MEDIA_TYPE", 415),
+    (NotReadyError, "NOT_READY", 503),
+    (RuntimeUnavailableError, "RUNTIME_UNAVAILABLE", 503),
+    (NotEnoughDataError, "NOT_ENOUGH_DATA", 503),
+    (DataError, "DATA_UNAVAILABLE", 503),
+    (ArtifactError, "MODEL_UNAVAILABLE", 503),
+    (DeviceError, "DEVICE_UNAVAILABLE", 503),
+    (StorageError, "STORAGE_UNAVAILABLE", 503),
+    (TowncastError, "INTERNAL_ERROR", 500),
+)
+_HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+
+
+def status_of(error: TowncastError) -> tuple[str, int]:
+    """Code and HTTP status of an error."""
+    return next((code, status) for kind, code, status in STATUS_OF if isinstance(error, kind))
+
+
+def error_reply(
+    code: str,
+    message: str,
+    *,
+    status: int,
+    details: dict[str, Any] | None = None,
+    request_id: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """An error in the document's envelope.
+
+    Args:
+        code: Upper-case name of the kind of error.
+        message: What is wrong, for people.
+        status: HTTP status.
+        details: What was found, for programs.
+        request_id: The request's own, or made up.
+        headers: More headers.
+    """
+    content = ErrorContent(
+        code=code,
+        message=message,
+        details=details or {},
+        request_id=request_id or new_id("req"),
+        timestamp=utc_text(int(time.time())),
+    )
+    body = ErrorReply(error=content).model_dump_json()
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def towncast_reply(error: TowncastError, *, request_id: str | None = None) -> Response:
+    """The reply to an error of ours."""
+    code, status = status_of(error)
+    message, details = str(error), {}
+    if isinstance(error, InvalidParameterError):
+        allowed = error.allowed if isinstance(error.allowed, str) else list(error.allowed)
+        wanted = allowed if isinstance(allowed, str) else f"one of: {', '.join(map(str, allowed))}"
+        message = f"Invalid {error.parameter}. Must be {wanted}"
+        details = {"parameter": error.parameter, "provided": _shown(error.provided), "allowed": allowed}
+    elif isinstance(error, UnknownNameError):
+        details = {"parameter": error.kind, "provided": _shown(error.name), "nearest": error.nearest}
+    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # What was found may hold paths of the server: it goes to the log, the fact and the remedy to the caller.
+        if not isinstance(error, NotReadyError):
+            _LOG.error("%s", error)
+        message = f"{error.fact}. {error.remedy}"
+    headers = {"Retry-After": "5"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return error_reply(code, message, status=status, details=details, request_id=request_id, headers=headers)
+
+
+def validation_reply(error: ValidationError, *, request_id: str | None = None) -> Response:
+    """The reply to a body that is not as the schema says; the first fault is named, all are listed."""
+    faults = [
+        {"parameter": _dotted(fault["loc"]), "provided": _shown(fault["input"]), "allowed": fault["msg"]}
+        for fault in error.errors(include_url=False)[:20]
+    ]
+    first = faults[0]
+    if error.errors(include_url=False)[0]["type"] == "json_invalid":
+        return towncast_reply(malformed(str(first["allowed"])), request_id=request_id)
+    message = f"Invalid {first['parameter']}. {first['allowed']}"
+    details = {**first, **({"faults": faults} if len(faults) > 1 else {})}
+    return error_reply("INVALID_PARAMETER", message, status=400, details=details, request_id=request_id)
+
+
+def malformed(found: str) -> MalformedBodyError:
+    """The error of a body that is not JSON."""
+    return MalformedBodyError("The body is not JSON", found=found, remedy="Send one JSON object, encoded as UTF-8.")
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "body"
+
+
+def _shown(value: Any) -> Any:
+    """A value of a request as an error may repeat it: short, and what JSON can hold."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return value if math.isfinite(value) and abs(value) < 1e15 else str(value)[:_SHOWN_CHARACTERS]
+    if isinstance(value, list) and len(value) <= 4 and all(isinstance(item, int | float) for item in value):
+        return [_shown(item) for item in value]
+    text = value if isinstance(value, str) else repr(value)
+    return text.encode("utf-8", "replace").decode()[:_SHOWN_CHARACTERS]
+
+
+def request_id_in(body: bytes) -> str | None:
+    """The request's own identifier, if the body is sound enough to have one that can be repeated."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    found = content.get("request_id") if isinstance(content, dict) else None
+    usable = isinstance(found, str) and 0 < len(found) <= REQUEST_ID_LENGTH and found.isascii() and found.isprintable()
+    return found if usable else None
+
+
+def install_error_replies(app: FastAPI) -> None:
+    """Make every error of the app answer in the envelope: ours, the framework's, and the unexpected."""
+
+    async def ours(request: Request, error: Exception) -> Response:
+        assert isinstance(error, TowncastError)
+        return towncast_reply(error)
+
+    async def framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = _HTTP_CODES.get(error.status_code, HTTPStatus(error.status_code).name)
+        details = {"method": request.method, "path": _shown(request.url.path)}
+        message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {_shown(request.url.path)}"
+        return error_reply(code, message, status=error.status_code, details=details, headers=dict(error.headers or {}))
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        request_id = new_id("req")
+        _LOG.error("Unexpected error in request %s", request_id, exc_info=error)
+        message = "Something went wrong on our side. Quote the request_id when you report it"
+        return error_reply("INTERNAL_ERROR", message, status=500, request_id=request_id)
+
+    app.add_exception_handler(TowncastError, ours)
+    app.add_exception_handler(HTTPException, framework)
+    app.add_exception_handler(Exception, unexpected)
+
+
+class BodyLimit:
+    """ASGI middleware that refuses bodies over a limit, by their announced length or as they stream in.
+
+    Args:
+        app: The app behind it; it must answer `BodyTooLargeError`.
+        limit_bytes: Largest body [byte].
+    """
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+        self.app = app
+        self.limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, unless its body is too large."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if announced.isdigit() and int(announced) > self.limit_bytes:
+            reply = towncast_reply(self._too_large(int(announced)))
+            # The rest of the body would be taken for the next request.
+            reply.headers["Connection"] = "close"
+            await reply(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit_bytes:
+                raise self._too_large(received)
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _too_large(self, found: int) -> BodyTooLargeError:
+        return BodyTooLargeError(
+            "The body is too large",
+            found=f"{found} bytes",
+            remedy=f"Send at most {self.limit_bytes} bytes.",
+        )

@@ -1,0 +1,1 @@
+"""Runtimes: what turns windows into forecasts, from an artifact."""

@@ -1,0 +1,50 @@
+"""The environment of serving: addresses, folders, limits. Read in `main` or `create_app`, never at import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from features.settings import StorageSettings
+
+Device = Literal["cpu", "cuda"]
+RuntimeChoice = Literal["auto", "in_process", "torchserve"]
+
+
+class ServingSettings(StorageSettings):
+    """Settings of the API and its runtimes, from variables named `TOWNCAST_*`.
+
+    Attributes:
+        host: Address that the API listens on.
+        port: Port that the API listens on.
+        body_limit_bytes: Largest request body [byte].
+        runtime: `in_process` never asks TorchServe; `auto` asks it where `torchserve_url` is set.
+        device: Where the graph runs; `cuda` without a CUDA device is an error.
+        torchserve_url: Inference address of TorchServe, empty for none.
+        torchserve_timeout_s: Longest wait for TorchServe before the next runtime answers [s].
+        runtime_retry_s: Shortest time between two looks at a runtime that is down [s].
+        window_refresh_s: Time between two reads of the online store [s].
+        stale_after_h: Age of the last reading beyond which a forecast starts from it and says so [h].
+        nearest_within_km: How far a site may be from the coordinates of a request [km].
+        confidence: Probability of the interval in a reply.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    body_limit_bytes: int = Field(default=65536, ge=1024)
+    runtime: RuntimeChoice = "auto"
+    device: Device = "cpu"
+    torchserve_url: str = ""
+    torchserve_timeout_s: float = Field(default=2.0, gt=0)
+    runtime_retry_s: float = Field(default=1.0, gt=0)
+    window_refresh_s: float = Field(default=5.0, gt=0)
+    stale_after_h: float = Field(default=6.0, ge=0)
+    nearest_within_km: float = Field(default=50.0, gt=0)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Folder that fetched artifacts are kept in."""
+        return self.data_dir / "artifacts"

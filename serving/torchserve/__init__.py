@@ -1,0 +1,1 @@
+"""All that knows TorchServe: its handler, its archive, its process and the runtime that asks it."""
