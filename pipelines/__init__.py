@@ -1,0 +1,1 @@
+"""The jobs, their schedules and the command line."""

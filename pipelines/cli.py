@@ -1,0 +1,37 @@
+"""The console command `towncast`. Heavy imports happen inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from features.errors import TowncastError
+from pipelines.commands.domains import domains
+from pipelines.commands.ingest import ingest
+from pipelines.commands.materialise import materialise
+from pipelines.commands.mlflow_ui import mlflow_ui
+from pipelines.commands.serve import serve
+from pipelines.commands.train import train
+
+app = typer.Typer(
+    help="Forecast a town: ingest readings, train and judge models, serve forecasts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for _command in (ingest, train, materialise, serve, mlflow_ui, domains):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one clear message and exit status 2."""
+    # Idle OpenMP threads that spin take a core from the others: by far the largest slow-down on small machines.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except TowncastError as error:
+        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)

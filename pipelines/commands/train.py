@@ -1,0 +1,104 @@
+"""`towncast train`: the main job, and the table that closes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from pipelines.train import Trained
+
+
+def train(
+    domain: Annotated[str, typer.Argument(help="What to forecast; see `towncast domains`.")] = "traffic",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder or file of a published data set, e.g. one with the Metro Interstate CSV."),
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="quick (minutes), full (best figures) or document (its sizes).")
+    ] = "quick",
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu; a GPU that is asked for must be there.")] = "auto",
+) -> None:
+    """Train, judge and register a domain's model.
+
+    Without --data it uses the readings that you ingested, and if there are none, readings that it makes itself.
+    Stop it with Ctrl-C: the same command goes on from its checkpoint.
+
+    Example: towncast train traffic --data ../shared/data --recipe full
+    """
+    from pipelines.quiet import quiet_libraries
+
+    quiet_libraries()
+    from rich.console import Console
+
+    from features.errors import InvalidParameterError
+    from pipelines.settings import Settings
+    from pipelines.train import train_domain
+    from training.recipes import Accelerator
+
+    devices: dict[str, Accelerator] = {"auto": "auto", "cpu": "cpu", "gpu": "gpu"}
+    if device not in devices:
+        raise InvalidParameterError(
+            parameter="device",
+            provided=device,
+            allowed=list(devices),
+            fact="There is no such device",
+            remedy="Use auto, cpu or gpu.",
+        )
+    console = Console()
+    try:
+        trained = train_domain(
+            domain, settings=Settings(), console=console, data=data, recipe_name=recipe, accelerator=devices[device]
+        )
+    except KeyboardInterrupt:
+        message = "Stopped. The same command goes on from the last finished epoch, if there was one."
+        typer.secho(message, fg=typer.colors.YELLOW, err=True)
+        raise typer.Exit(130) from None
+    console.print(render_trained(trained))
+
+
+def render_trained(trained: Trained) -> Group:
+    """The closing table, what it means, and what to type next."""
+    from rich.console import Group
+    from rich.table import Table
+
+    judgement, target = trained.judgement, trained.domain.target
+    table = Table(title=f"{trained.domain.name}: {target.name} on the test, {judgement.windows.span()}")
+    for column in ("ahead", "MAPE %", "naive", f"RMSE {target.unit}", "naive", "skill", "90 % interval holds"):
+        table.add_column(column, justify="right")
+    for horizon, figures in judgement.by_horizon.items():
+        table.add_row(
+            horizon,
+            f"{figures['mape']:.2f}",
+            f"{figures['naive_mape']:.2f}",
+            f"{figures['rmse']:.0f}",
+            f"{figures['naive_rmse']:.0f}",
+            f"{figures['skill']:+.1%}",
+            f"{figures['coverage_90']:.1%}",
+        )
+    low, high = judgement.skill_90
+    verdict = (
+        f"[green]champion[/]: {trained.registered.name} version {trained.registered.version}"
+        if trained.champion
+        else f"[red]not promoted[/]: version {trained.registered.version} does not beat the seasonal profile"
+    )
+    lines = [
+        "naive: the seasonal profile, the median of the same hour over the last eight weeks; skill: 1 - MAE / its MAE",
+        f"mean skill {judgement.by_horizon['mean']['skill']:+.1%}, 90 % interval [{low:+.1%}, {high:+.1%}]",
+        f"{verdict}; {trained.seconds:.0f} s, peak memory {trained.peak_mib:.0f} MiB",
+    ]
+    if not trained.measured:
+        lines.append("[yellow]judged on generated readings: not a claim about a real town[/]")
+    return Group(
+        table,
+        *lines,
+        "",
+        "Next:",
+        "  [bold]make serve[/]       answer POST /predict/traffic on http://127.0.0.1:8000",
+        "  [bold]make mlflow-ui[/]   parameters, curves, pictures and the artifact",
+    )
