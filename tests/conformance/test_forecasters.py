@@ -1,0 +1,122 @@
+"""Every family of every domain, and every simulator, keeps its promises: a new entry is tested without a new test."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.domains import DOMAINS
+from features.readings import join_readings, make_readings
+from features.vocabulary import Domain, Quantity, Site
+from features.windows import build_panel
+from sim_env import SIMULATORS, check_simulator
+from training.forecaster import Forecaster, check_forecaster
+from training.models.lstm import FitConfig, LstmForecaster
+from training.models.neural import LstmConfig
+from training.models.seasonal import SeasonalForecaster
+from training.recipes import RECIPES
+from training.window_set import Splits, split_windows
+
+WEEKS = 24
+
+
+def small_lstm(domain: Domain) -> Forecaster:
+    return LstmForecaster(
+        domain,
+        sizes=LstmConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8),
+        fitting=FitConfig(epochs=1, batch_size=64, windows_per_epoch=256, accelerator="cpu"),
+    )
+
+
+# A family without an entry here fails: its smallest useful size is for its author to say.
+SMALL = {"lstm": small_lstm, "seasonal": SeasonalForecaster}
+FAMILIES = [(name, family) for name in DOMAINS for family in DOMAINS[name].families]
+
+
+def generated_readings(domain: Domain) -> pd.DataFrame:
+    """Readings of three sites with a daily shape inside each quantity's bounds; gaps, late arrivals, revisions."""
+    rng = np.random.default_rng(9)
+    moments = pd.date_range("2024-01-01", periods=WEEKS * 168, freq="h", tz="UTC")
+    parts = []
+    for site in ("A", "B", "C"):
+        for quantity in domain.inputs:
+            value = _inside(quantity, 0.5 + 0.3 * np.sin(moments.hour / 24 * 2 * np.pi) * rng.uniform(0, 1), rng)
+            value[rng.random(len(value)) < 0.05] = np.nan
+            delay_h = np.where(rng.random(len(value)) < 0.005, rng.integers(1, 30, len(value)), 0)
+            parts.append(
+                make_readings(
+                    site=site,
+                    quantity=quantity.name,
+                    valid_at=moments,
+                    available_at=moments + pd.to_timedelta(delay_h, unit="h"),
+                    value=value,
+                    source="sensor:test",
+                )
+            )
+    revised = parts[0].iloc[::200].copy()
+    revised["available_at"] += pd.Timedelta("40h")
+    return join_readings([*parts, revised])
+
+
+def _inside(quantity: Quantity, share: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    low, high = max(quantity.lower, -1000.0), min(quantity.upper, 1000.0)
+    return low + (high - low) * np.clip(np.asarray(share) + 0.1 * rng.normal(size=len(share)), 0.0, 1.0)
+
+
+def splits_of(domain: Domain) -> Splits:
+    sites = [
+        Site(name="A", timezone="US/Central", country="US", neighbours=("B", "C")),
+        Site(name="B", timezone="Asia/Kolkata", country="IN", neighbours=("A",)),
+        Site(name="C"),
+    ]
+    readings = generated_readings(domain)
+    first_s, last_s = (int(moment.timestamp()) for moment in (readings["valid_at"].min(), readings["valid_at"].max()))
+    return split_windows(build_panel(domain, sites, readings, first_origin_s=first_s, last_origin_s=last_s))
+
+
+@pytest.mark.parametrize(("name", "family"), FAMILIES)
+def test_a_family_keeps_its_promises_in_a_domain(name: str, family: str, tmp_path: Path) -> None:
+    # Four weeks of history are enough to find holes, and are cut faster than nine.
+    domain = dataclasses.replace(DOMAINS[name], history_steps=4 * DOMAINS[name].season_steps)
+    forecaster = SMALL[family](domain)
+    assert isinstance(forecaster, Forecaster)
+    assert forecaster.name == family
+    assert list(forecaster.levels) == sorted(forecaster.levels)
+    assert 0.5 in forecaster.levels
+    check_forecaster(forecaster, splits_of(domain), tmp_path)
+
+
+def test_a_forecaster_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
+    domain = dataclasses.replace(DOMAINS["traffic"], history_steps=336)
+    low = dataclasses.replace(domain.target, lower=500.0)
+    broken = SeasonalForecaster(domain)
+    splits = splits_of(domain)
+    broken.domain = dataclasses.replace(domain, targets=(low,))
+    graph = SeasonalForecaster(domain).graph()
+    broken.graph = lambda: graph  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="below the quantity's bound"):
+        check_forecaster(broken, splits, tmp_path)
+
+
+@pytest.mark.parametrize("name", list(DOMAINS))
+def test_a_domain_is_consistent(name: str) -> None:
+    domain = DOMAINS[name]
+    assert domain.name == name
+    assert max(domain.horizons.values()) == domain.horizon_steps
+    assert domain.season_steps * domain.step_s == 7 * 86400
+    assert len({quantity.name for quantity in domain.quantities}) == len(domain.quantities)
+    assert set(domain.simulators) <= set(SIMULATORS)
+    assert all(SIMULATORS[simulator].domain is domain for simulator in domain.simulators)
+    if name in RECIPES:
+        assert {"quick", "full"} <= set(RECIPES[name])
+        assert {recipe.family for recipe in RECIPES[name].values()} <= set(domain.families)
+
+
+@pytest.mark.parametrize("name", list(SIMULATORS))
+def test_a_simulator_keeps_its_promises(name: str) -> None:
+    simulator = SIMULATORS[name]
+    for scenario in simulator.scenarios().values():
+        shorter = dataclasses.replace(scenario, weeks=2) if hasattr(scenario, "weeks") else scenario
+        check_simulator(simulator, shorter)
