@@ -23,8 +23,9 @@ from features.store import ReadingStore
 from features.vocabulary import Domain
 from pipelines.ingest import ingest_published
 from pipelines.quiet import quiet_libraries
-from training.recipes import RECIPES
-from training.train import draw, judge_forecaster, make_forecaster
+from training.families import Workplace, make_forecaster
+from training.recipes import RECIPES, RecurrentRecipe
+from training.train import draw, judge_forecaster
 from training.window_set import Splits, WindowSet, split_windows
 
 # What the design document, 4.2.1, says of its model (MAPE in %), on data that it does not name.
@@ -46,13 +47,15 @@ def main() -> None:
     domain = DOMAINS[options.domain]
     recipe = RECIPES[domain.name]["quick" if options.quick else options.recipe]
     if options.quick:
-        recipe = replace(recipe, fitting=replace(recipe.fitting, epochs=1, windows_per_epoch=2000))
+        assert isinstance(recipe.config, RecurrentRecipe)
+        fitting = replace(recipe.config.fitting, epochs=1, windows_per_epoch=2000)
+        recipe = replace(recipe, config=replace(recipe.config, fitting=fitting))
 
     with tempfile.TemporaryDirectory() as temporary:
         splits = read_splits(domain, options.data, Path(temporary))
         console.print(f"train {splits.train.span()}, test {splits.test.span()}")
         with console.status("ours"):
-            forecaster = make_forecaster(domain, recipe, folder=Path(temporary) / "checkpoints", logger=None)
+            forecaster = make_forecaster(domain, recipe, Workplace(folder=Path(temporary) / "checkpoints"))
             forecaster.fit(splits, seed=recipe.seed)
             judgement = judge_forecaster(forecaster, splits.test)
         if options.pictures is not None:
@@ -97,9 +100,8 @@ def read_splits(domain: Domain, data: Path, folder: Path) -> Splits:
 def join_windows(splits: Splits) -> WindowSet:
     """Training and validation windows together: peers that stop at a fixed size learn from both."""
     train, validation = splits.train, splits.validation
-    return WindowSet(
-        panel=train.panel,
-        target_ST=train.target_ST,
+    return replace(
+        train,
         site_index_B=np.concatenate([train.site_index_B, validation.site_index_B]),
         origin_B=np.concatenate([train.origin_B, validation.origin_B]),
     )

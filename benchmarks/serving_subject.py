@@ -85,7 +85,7 @@ def random_lstm(folder: Path) -> Artifact:
         size = width
     nodes.append(helper.make_node("Reshape", [f"dense{len(_DENSE) + 1}", "shape"], ["shaped"]))
     nodes.append(helper.make_node("Add", ["shaped", "base"], ["quantiles"]))
-    shapes = {"history": [length, channels], "future": [horizon, len(TRAFFIC.future_channels)], "static": [1]}
+    shapes = {"history": [length, channels], "future": [horizon, len(TRAFFIC.future_channels)], "static": [2]}
     graph = helper.make_graph(
         nodes,
         "random_lstm",
@@ -113,7 +113,7 @@ def _card() -> Card:
         horizon_steps=TRAFFIC.horizon_steps,
         history_channels=TRAFFIC.history_channels,
         future_channels=TRAFFIC.future_channels,
-        static_names=TRAFFIC.static_names,
+        static_channels=TRAFFIC.static_channels,
         levels=LEVELS,
         sites=(),
         input_range={},

@@ -28,8 +28,8 @@ from pipelines.quiet import quiet_libraries
 from sim_env import SIMULATORS
 from training.data_module import TimedLoader, WindowDataModule
 from training.forecaster import LEVELS
-from training.models.lstm import FitConfig, LstmTraining
-from training.models.neural import LstmConfig, ResidualLstm
+from training.models.neural import RecurrentConfig, ResidualRecurrent
+from training.models.recurrent import FitConfig, RecurrentTraining
 from training.window_set import Splits, split_windows
 
 _DOMAIN = DOMAINS["traffic"]
@@ -44,7 +44,7 @@ def main() -> None:
     fitting = FitConfig(epochs=1, windows_per_epoch=windows, accelerator="cpu")
     with tempfile.TemporaryDirectory() as temporary:
         splits = generated_splits(Path(temporary))
-    sizes = LstmConfig(hidden=64, hidden_second=32)
+    sizes = RecurrentConfig(hidden=64, hidden_second=32)
     bare_loop(splits, sizes, fitting, seed=0)
     pairs = [
         (lightning_loop(splits, sizes, fitting, seed=seed), bare_loop(splits, sizes, fitting, seed=seed))
@@ -78,18 +78,20 @@ def generated_splits(folder: Path) -> Splits:
 
 
 def _start(
-    splits: Splits, sizes: LstmConfig, fitting: FitConfig, seed: int
-) -> tuple[ResidualLstm, LstmTraining, TimedLoader]:
+    splits: Splits, sizes: RecurrentConfig, fitting: FitConfig, seed: int
+) -> tuple[ResidualRecurrent, RecurrentTraining, TimedLoader]:
     lightning.seed_everything(seed, verbose=False)
-    network = ResidualLstm(_DOMAIN, LEVELS, sizes)
+    network = ResidualRecurrent(_DOMAIN, _DOMAIN.target, LEVELS, sizes)
     data = WindowDataModule(
         splits, batch_size=fitting.batch_size, windows_per_epoch=fitting.windows_per_epoch, seed=seed
     )
     loader = data.train_dataloader()
-    return network, LstmTraining(network, fitting, total_steps=len(loader), recipe="benchmark"), loader
+    return network, RecurrentTraining(network, fitting, total_steps=len(loader), recipe="benchmark"), loader
 
 
-def lightning_loop(splits: Splits, sizes: LstmConfig, fitting: FitConfig, *, seed: int) -> tuple[float, float, float]:
+def lightning_loop(
+    splits: Splits, sizes: RecurrentConfig, fitting: FitConfig, *, seed: int
+) -> tuple[float, float, float]:
     """One epoch by Lightning: seconds, seconds waiting for data, last loss."""
     _, module, loader = _start(splits, sizes, fitting, seed)
     trainer = lightning.Trainer(
@@ -107,7 +109,7 @@ def lightning_loop(splits: Splits, sizes: LstmConfig, fitting: FitConfig, *, see
     return time.perf_counter() - began, loader.waited_s, float(trainer.callback_metrics["train_loss"])
 
 
-def bare_loop(splits: Splits, sizes: LstmConfig, fitting: FitConfig, *, seed: int) -> tuple[float, float, float]:
+def bare_loop(splits: Splits, sizes: RecurrentConfig, fitting: FitConfig, *, seed: int) -> tuple[float, float, float]:
     """The same epoch by a plain loop."""
     network, module, loader = _start(splits, sizes, fitting, seed)
     chosen = module.configure_optimizers()

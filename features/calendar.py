@@ -23,6 +23,7 @@ HOLIDAY_KINDS = 127
 _HOUR_S = 3600
 # Every time zone's offset is a multiple of a quarter of an hour.
 _SLOT_S = 900
+_FIRST_DAY = np.datetime64("2000-01-01", "D")
 
 
 def calendar_features(moments_s: Int64Array, site: Site) -> Float32Array:
@@ -35,7 +36,8 @@ def calendar_features(moments_s: Int64Array, site: Site) -> Float32Array:
     Returns:
         Shape (T, C), C in the order of `CALENDAR_CHANNELS`: `hour_of_day` [h], `day_of_week` [Monday = 0],
         `day_of_year` [1 to 366], three holiday flags [0 or 1], `holiday_kind` [0 none, else 1 to
-        `HOLIDAY_KINDS`, the same for the same holiday in every year], `utc_offset_h` [h].
+        `HOLIDAY_KINDS`, the same for the same holiday in every year], `utc_offset_h` [h], `day_number` [local
+        days since 2000-01-01].
 
     Raises:
         InvalidParameterError: The time zone or the country is unknown.
@@ -87,6 +89,7 @@ def _year_table(year: int, timezone: str, country: str, subdivision: str) -> Flo
         np.isin(days - 1, holiday_days),
         kind_of_day.reindex(pd.DatetimeIndex(days), fill_value=0),
         offset_h,
+        (days - _FIRST_DAY).astype(np.int64),
     ]
     return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
 

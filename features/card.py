@@ -17,9 +17,9 @@ GRAPH_FILE = "model.onnx"
 CHAMPION = "champion"
 
 
-def registered_name(domain: str) -> str:
-    """Name of a domain's model in the registry."""
-    return f"towncast-{domain}"
+def registered_name(domain: str, target: str = "") -> str:
+    """Name of a domain's model in the registry; `target` is given for another than the domain's first."""
+    return f"towncast-{domain}-{target}" if target else f"towncast-{domain}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Card:
         horizon_steps: H of its output.
         history_channels: Channels of `history_BLK`, in order.
         future_channels: Channels of `future_BHK`, in order.
-        static_names: Values of `static_BS`, in order.
+        static_channels: Values of `static_BS`, in order.
         levels: Quantile levels of the output.
         sites: Sites it was trained on.
         input_range: Lowest and highest value of each measured channel in training.
@@ -94,7 +94,7 @@ class Card:
     horizon_steps: int
     history_channels: tuple[str, ...]
     future_channels: tuple[str, ...]
-    static_names: tuple[str, ...]
+    static_channels: tuple[str, ...]
     levels: tuple[float, ...]
     sites: tuple[Site, ...]
     input_range: dict[str, tuple[float, float]]
@@ -124,7 +124,7 @@ def load_card(folder: Path) -> Card:
     path = folder / CARD_FILE
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tuples = ("history_channels", "future_channels", "static_names", "levels")
+        tuples = ("history_channels", "future_channels", "static_channels", "levels")
         return Card(
             **{
                 **content,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 # Raised when the meaning of a feature changes: models name the version that they were trained on.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 # Histories travel as bytes: Feast's way through Arrow turns a missing value inside a list into 0, and bytes are faster.
 _BLOB = np.dtype("<f4")
 _MOMENT_TYPE = pa.timestamp("us", tz="UTC")
@@ -141,7 +141,8 @@ class FeatureRepository:
             Field(
                 name=quantity.name,
                 dtype=Bytes,
-                description=f"last {domain.history_steps} steps, little-endian float32 [{quantity.unit}]",
+                description=f"{self._stored_steps(quantity.name)} steps from the first of the history on, "
+                f"little-endian float32 [{quantity.unit}]",
             )
             for quantity in domain.inputs
         ]
@@ -160,6 +161,11 @@ class FeatureRepository:
         if not self._snapshot_path.exists():
             self._write_snapshot(self._blocks([], origin_s=0))
         self._store.apply([site, moment, *views, push, window, *services])
+
+    def _stored_steps(self, quantity: str) -> int:
+        """How much of a quantity the online store holds: its history, and what is known ahead of it."""
+        ahead = self.domain.horizon_steps if quantity in self.domain.known_ahead else 0
+        return self.domain.history_steps + ahead
 
     def _source_path(self, quantity: str) -> Path:
         return self.folder / "offline" / f"{quantity}.parquet"
@@ -301,25 +307,40 @@ class FeatureRepository:
         return int(moment.timestamp()) // self.domain.step_s * self.domain.step_s
 
     def _blocks(self, sites: list[Site], *, origin_s: int, as_of: pd.Timestamp | None = None) -> pd.DataFrame:
-        """Rows of the window view: each site's inputs over one history, up to its last step with any reading."""
+        """Rows of the window view: each site's inputs over one history, up to its last step with any reading.
+
+        What is known ahead of that step is kept with it.
+        """
         domain = self.domain
         inputs = [quantity.name for quantity in domain.inputs]
         columns = ["site", "valid_until_s", "written_at", *inputs]
         rows: list[dict[str, Any]] = []
         for site in sites:
             known = self.readings.readings(
-                sites=[site.name], quantities=inputs, end=_moment(origin_s), available_by=as_of, columns=("value",)
+                sites=[site.name],
+                quantities=inputs,
+                end=_moment(origin_s + domain.horizon_steps * domain.step_s),
+                available_by=as_of,
+                columns=("value",),
             )
-            if known.empty:
+            past_s = epoch_s(known["valid_at"])
+            past_s = past_s[past_s <= origin_s]
+            if len(past_s) == 0:
                 continue
-            until_s = -(-int(epoch_s(known["valid_at"]).max()) // domain.step_s) * domain.step_s
+            until_s = -(-int(past_s.max()) // domain.step_s) * domain.step_s
             # What became known after the last step, but by now, counts too; the order of revisions is kept.
             known["available_at"] = known["available_at"].where(
                 known["available_at"] <= _moment(until_s), _moment(until_s)
             )
             panel = build_panel(domain, [site], known, first_origin_s=until_s, last_origin_s=until_s)
-            block = make_windows(panel, [0], [panel.first_origin]).history_BLK[0]
-            arrays = {name: block[:, index].astype(_BLOB).tobytes() for index, name in enumerate(inputs)}
+            window = make_windows(panel, [0], [panel.first_origin])
+            arrays = {}
+            for index, name in enumerate(inputs):
+                values = window.history_BLK[0, :, index]
+                if name in domain.known_ahead:
+                    ahead = window.future_BHK[0, :, domain.future_channels.index(name)]
+                    values = np.concatenate([values, ahead])
+                arrays[name] = values.astype(_BLOB).tobytes()
             rows.append({"site": site.name, "valid_until_s": until_s, "written_at": pd.Timestamp.now("UTC"), **arrays})
         frame = pd.DataFrame(rows, columns=columns)
         return frame.astype({"valid_until_s": "int64", "written_at": "datetime64[us, UTC]"})
@@ -339,10 +360,12 @@ class FeatureRepository:
         for index, name in enumerate(answer["site"]):
             if answer["valid_until_s"][index] is None:
                 continue
-            arrays = [np.frombuffer(answer[quantity.name][index], dtype=_BLOB) for quantity in self.domain.inputs]
-            found[name] = OnlineHistory(
-                valid_until_s=int(answer["valid_until_s"][index]), value_LK=np.stack(arrays, axis=1, dtype=np.float32)
-            )
+            steps = self.domain.history_steps + self.domain.horizon_steps
+            values = np.full((steps, len(self.domain.inputs)), np.nan, dtype=np.float32)
+            for channel, quantity in enumerate(self.domain.inputs):
+                array = np.frombuffer(answer[quantity.name][index], dtype=_BLOB)
+                values[: len(array), channel] = array
+            found[name] = OnlineHistory(valid_until_s=int(answer["valid_until_s"][index]), value_TK=values)
         return found
 
     def online_window(self, site: str, *, origin_s: int) -> Window:

@@ -16,22 +16,23 @@ class OnlineHistory:
     """A site's last history as the online store holds it.
 
     Attributes:
-        valid_until_s: Moment of its last step [s since 1970].
-        value_LK: Inputs of the domain over one history, NaN where missing.
+        valid_until_s: Moment of the last step of its history [s since 1970].
+        value_TK: Inputs of the domain over one history and one horizon after it, NaN where nothing is known; after the
+            history only what is known ahead can be there.
     """
 
     valid_until_s: int
-    value_LK: Float32Array
+    value_TK: Float32Array
 
-    def ending_at(self, origin_s: int, *, step_s: int) -> Float32Array:
-        """The history shifted to end at a later (or earlier) origin; what is not known there is NaN."""
-        length = len(self.value_LK)
-        moved = np.full_like(self.value_LK, np.nan)
+    def around(self, origin_s: int, *, step_s: int) -> Float32Array:
+        """The values shifted to a later (or earlier) origin; what is not known there is NaN."""
+        length = len(self.value_TK)
+        moved = np.full_like(self.value_TK, np.nan)
         shift = (origin_s - self.valid_until_s) // step_s
         if 0 <= shift < length:
-            moved[: length - shift] = self.value_LK[shift:]
+            moved[: length - shift] = self.value_TK[shift:]
         elif -length < shift < 0:
-            moved[-shift:] = self.value_LK[:shift]
+            moved[-shift:] = self.value_TK[:shift]
         return moved
 
 
@@ -53,6 +54,6 @@ def window_of(domain: Domain, group: list[Site], histories: dict[str, OnlineHist
             remedy="Ingest its readings, then run `towncast materialise`.",
         )
     members = [site for site in group if site.name in histories]
-    blocks = [histories[site.name].ending_at(origin_s, step_s=domain.step_s) for site in members]
+    blocks = [histories[site.name].around(origin_s, step_s=domain.step_s) for site in members]
     panel = panel_from_blocks(domain, members, np.stack(blocks), origin_s=origin_s)
     return make_windows(panel, [0], [panel.first_origin])

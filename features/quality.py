@@ -37,7 +37,8 @@ def check_readings(readings: pd.DataFrame, domain: Domain) -> Checked:
     """Sort readings into accepted and quarantined ones.
 
     Checked are, in this order: a quantity that the domain knows, a finite value, the quantity's bounds, clocks that are
-    in order (not available before it was true), exact repetition, and two values for one key.
+    in order (not available before it was true, unless it is of a kind that is forecast), exact repetition, and two
+    values for one key.
 
     Args:
         readings: Columns as in `READING_COLUMNS`, values in canonical units.
@@ -60,7 +61,8 @@ def check_readings(readings: pd.DataFrame, domain: Domain) -> Checked:
     upper = frame["quantity"].map({name: quantity.upper for name, quantity in by_name.items()})
     bounds = {name: f"outside {q.lower:g} to {q.upper:g} {q.unit} ({name})" for name, q in by_name.items()}
     mark((frame["value"] < lower) | (frame["value"] > upper), frame["quantity"].map(bounds))
-    mark(frame["available_at"] < frame["valid_at"], "available before it was true")
+    early = (frame["available_at"] < frame["valid_at"]) & ~frame["quantity"].isin(domain.known_ahead)
+    mark(early, "available before it was true")
     good = frame[reason == ""]
     mark(good.duplicated([*KEY_COLUMNS, "value"]).reindex(frame.index, fill_value=False), "repeated row")
     good = frame[reason == ""]

@@ -6,6 +6,7 @@ Array names carry their axes: B windows, L history steps, H horizon steps, K cov
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,7 +30,10 @@ CALENDAR_CHANNELS: tuple[str, ...] = (
     "holiday_yesterday",
     "holiday_kind",
     "utc_offset_h",
+    "day_number",
 )
+# First value of a window's static part: which site it is, see `site_code`.
+SITE_CODE = "site_code"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,11 @@ class Site:
     attributes: dict[str, float] = field(default_factory=dict)
 
 
+def site_code(name: str) -> float:
+    """A number for a site's name that a graph can look up: its CRC-32 cut to 24 bits, which float32 holds exactly."""
+    return float(zlib.crc32(name.encode()) & 0xFFFFFF)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Domain:
     """One forecasting problem, as plain data.
@@ -86,7 +95,9 @@ class Domain:
         name: Unique; also the end of the API path.
         entity: What a site is called here ("road").
         targets: Quantities that are forecast.
-        covariates: Quantities that are measured and known only up to the origin.
+        covariates: Quantities that are measured, besides the targets.
+        known_ahead: Names of covariates that somebody forecasts (weather): where such a forecast is among the readings,
+            windows hold it for the steps ahead.
         auxiliaries: Quantities kept and served, but not fed to the models.
         step_s: Length of one step [s].
         history_steps: Steps of history in a window (L).
@@ -94,7 +105,7 @@ class Domain:
         horizons: Names that a request may use, and their steps.
         season_steps: Steps of the main season (a week).
         neighbour_count: How many neighbours' targets enter a window.
-        static_names: Site attributes that enter a window (S).
+        static_names: Site attributes that enter a window.
         families: Model families that serve this domain, best first; empty until there is one.
         simulators: Names of the simulators that feed this domain.
         api_path: Path of the prediction route.
@@ -104,6 +115,7 @@ class Domain:
     entity: str
     targets: tuple[Quantity, ...]
     covariates: tuple[Quantity, ...]
+    known_ahead: tuple[str, ...] = ()
     auxiliaries: tuple[Quantity, ...] = ()
     step_s: int = 3600
     history_steps: int = 1512
@@ -161,8 +173,13 @@ class Domain:
 
     @property
     def future_channels(self) -> tuple[str, ...]:
-        """All channels of `Window.future_BHK`, in order."""
-        return CALENDAR_CHANNELS
+        """All channels of `Window.future_BHK`, in order: calendar, then what is known ahead."""
+        return CALENDAR_CHANNELS + self.known_ahead
+
+    @property
+    def static_channels(self) -> tuple[str, ...]:
+        """All values of `Window.static_BS`, in order."""
+        return (SITE_CODE, *self.static_names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +188,9 @@ class Window:
 
     Attributes:
         history_BLK: Readings and calendar up to and with the origin, physical units, NaN where missing.
-        future_BHK: What is known ahead (calendar) for the steps after the origin.
-        static_BS: Site attributes, NaN where unknown.
+        future_BHK: What is known ahead (calendar, weather forecasts) for the steps after the origin, NaN where nothing
+            is.
+        static_BS: Site code and attributes, NaN where unknown.
         sites: Site of each window (B).
         origins: Origin of each window (B) [s since 1970, UTC].
     """

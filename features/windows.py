@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,22 @@ import pandas as pd
 from features.calendar import calendar_features
 from features.errors import NotEnoughDataError
 from features.readings import epoch_s
-from features.vocabulary import CALENDAR_CHANNELS, Aggregation, Domain, Float32Array, Int64Array, Site, Window
+from features.vocabulary import (
+    CALENDAR_CHANNELS,
+    Aggregation,
+    Domain,
+    Float32Array,
+    Int64Array,
+    Quantity,
+    Site,
+    Window,
+    site_code,
+)
+
+# What a window holds of the covariates that are known ahead: what was known at the origin, or what was measured later,
+# as if a perfect forecast of it had been there. The latter is for training and for judging, and says so.
+Ahead = Literal["known", "observed"]
+_ALWAYS_KNOWN = np.iinfo(np.int32).min
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +59,9 @@ class Panel:
         sites: The sites (S).
         start_s: First moment of the grid [s since 1970, UTC].
         value_STK: First-known values, measured channels then calendar channels; NaN where missing.
-        delay_STM: How long after its moment a measured cell became known [s]; 0 where it is missing.
-        static_SS: Site attributes, NaN where unknown.
+        delay_STM: How long after its moment a measured cell became known [s], negative for a forecast; 0 where it is
+            missing.
+        static_SS: Site code and attributes, NaN where unknown.
         revisions: Later values of measured cells.
         longest_delay_steps: Steps after which every cell's first value was known.
     """
@@ -78,6 +95,12 @@ class Panel:
         """Whether any cell became known after its moment, or was revised."""
         return self.longest_delay_steps > 0 or len(self.revisions.flat) > 0
 
+    @property
+    def channels_ahead(self) -> Int64Array:
+        """Measured channels that are known ahead, in the domain's order."""
+        names = [quantity.name for quantity in self.domain.inputs]
+        return np.array([names.index(name) for name in self.domain.known_ahead], dtype=np.int64)
+
     def index_of(self, origin_s: int) -> int:
         """Grid index of a moment.
 
@@ -95,10 +118,14 @@ class Panel:
             )
         return index
 
-    def target_ST(self) -> Float32Array:
-        """What the first target turned out to be, all revisions applied, shape (S, T) [its unit]."""
-        final: Float32Array = self.value_STK[:, :, 0].copy()
-        chosen = self.revisions.channel == 0
+    def target_ST(self, target: Quantity | None = None) -> Float32Array:
+        """What a target, by default the first, turned out to be, all revisions applied, shape (S, T) [its unit]."""
+        return self.final_ST(0 if target is None else self.domain.targets.index(target))
+
+    def final_ST(self, channel: int) -> Float32Array:
+        """What a measured channel turned out to be, all revisions applied, shape (S, T) [its unit]."""
+        final: Float32Array = self.value_STK[:, :, channel].copy()
+        chosen = self.revisions.channel == channel
         # Of several revisions of a cell the last one written stays.
         final.reshape(-1)[self.revisions.flat[chosen]] = self.revisions.value[chosen]
         return final
@@ -138,7 +165,8 @@ def build_panel(
     values = states["value"].to_numpy(dtype=np.float32)
     first = ~states.duplicated(["site", "quantity", "cell"]).to_numpy()
     value[site_index[first], cell[first], channel[first]] = values[first]
-    lateness = np.clip(known_s - (start_s + cell * step_s), 0, np.iinfo(np.int32).max)
+    limits = np.iinfo(np.int32)
+    lateness = np.clip(known_s - (start_s + cell * step_s), limits.min, limits.max)
     delay[site_index[first], cell[first], channel[first]] = lateness[first]
     later = ~first
     revisions = Revisions(
@@ -150,24 +178,29 @@ def build_panel(
     return _assemble(domain, sites, start_s=start_s, inputs_STK=value, delay_STK=delay, revisions=revisions)
 
 
-def panel_from_blocks(domain: Domain, sites: list[Site], blocks_SLK: Float32Array, *, origin_s: int) -> Panel:
-    """A panel of one origin, from histories that are known already (the online store's).
+def panel_from_blocks(domain: Domain, sites: list[Site], blocks_STK: Float32Array, *, origin_s: int) -> Panel:
+    """A panel of one origin, from what is known there already (the online store's).
 
     Args:
         domain: Names the channels.
         sites: The sites (S).
-        blocks_SLK: The inputs' last L steps up to the origin, NaN where missing.
+        blocks_STK: The inputs over the last L steps up to the origin, and as far as the H after it are given, NaN where
+            nothing is known.
         origin_s: The only origin [s since 1970].
     """
     start_s = origin_s - (domain.history_steps - 1) * domain.step_s
-    ahead = np.full((len(sites), domain.horizon_steps, blocks_SLK.shape[2]), np.nan, dtype=np.float32)
+    shape = (len(sites), domain.history_steps + domain.horizon_steps, blocks_STK.shape[2])
+    whole = np.full(shape, np.nan, dtype=np.float32)
+    whole[:, : blocks_STK.shape[1]] = blocks_STK
+    delay = np.zeros(shape, dtype=np.int32)
+    delay[:, domain.history_steps :] = _ALWAYS_KNOWN
     nothing = np.empty(0, dtype=np.int64)
     return _assemble(
         domain,
         sites,
         start_s=start_s,
-        inputs_STK=np.concatenate([blocks_SLK, ahead], axis=1),
-        delay_STK=np.zeros((1, 1, 1), dtype=np.int32),
+        inputs_STK=whole,
+        delay_STK=delay,
         revisions=Revisions(flat=nothing, channel=nothing, available_at_s=nothing, value=nothing.astype(np.float32)),
     )
 
@@ -202,7 +235,9 @@ def _assemble(
     grid_s = start_s + np.arange(steps, dtype=np.int64) * domain.step_s
     for index, site in enumerate(sites):
         value[index, :, measured:] = calendar_features(grid_s, site)
-    static = [[site.attributes.get(name, np.nan) for name in domain.static_names] for site in sites]
+    static = [
+        [site_code(site.name), *(site.attributes.get(name, np.nan) for name in domain.static_names)] for site in sites
+    ]
     return Panel(
         domain=domain,
         sites=tuple(sites),
@@ -210,7 +245,7 @@ def _assemble(
         value_STK=value,
         delay_STM=delay,
         longest_delay_steps=-(-int(delay.max(initial=0)) // domain.step_s),
-        static_SS=np.asarray(static, dtype=np.float32).reshape(len(sites), len(domain.static_names)),
+        static_SS=np.asarray(static, dtype=np.float32).reshape(len(sites), len(domain.static_channels)),
         revisions=Revisions(
             flat=np.concatenate(flats)[order],
             channel=np.concatenate(channels)[order],
@@ -290,16 +325,19 @@ def _aggregate(known: dict[pd.Timestamp, float], how: Aggregation) -> float:
             return float(numbers[-1])
 
 
-def make_windows(panel: Panel, site_index_B: npt.ArrayLike, origin_B: npt.ArrayLike) -> Window:
+def make_windows(
+    panel: Panel, site_index_B: npt.ArrayLike, origin_B: npt.ArrayLike, *, ahead: Ahead = "known"
+) -> Window:
     """Cut windows at given sites and origins, as they were known at each origin.
 
     Args:
         panel: Readings on the grid.
         site_index_B: Index of each window's site in `panel.sites`.
         origin_B: Grid index of each window's origin, between `panel.first_origin` and `panel.last_origin`.
+        ahead: Whether the covariates that are known ahead are given as they were known, or as they were measured later.
 
     Returns:
-        The windows; no value with an availability after its origin is in them.
+        The windows; unless `ahead` is `observed`, no value with an availability after its origin is in them.
     """
     domain = panel.domain
     site_index = np.asarray(site_index_B, dtype=np.int64)
@@ -317,9 +355,21 @@ def make_windows(panel: Panel, site_index_B: npt.ArrayLike, origin_B: npt.ArrayL
     for position, row in enumerate(first_row):
         history[position] = flat[row : row + length]
     if panel.has_delays:
-        _hide_unknown(panel, history[:, :, :measured], first_row, origin)
-    future_rows = (site_index * steps + origin + 1)[:, None] + np.arange(horizon)
-    future = flat[future_rows, measured:]
+        recent = min(panel.longest_delay_steps, length)
+        every = np.arange(measured)
+        _hide_unknown(panel, history[:, :, :measured], first_row, origin, every, unsure_from=length - recent)
+    future = np.full((len(origin), horizon, len(domain.future_channels)), np.nan, dtype=np.float32)
+    future_row = site_index * steps + origin + 1
+    future_rows = future_row[:, None] + np.arange(horizon)
+    calendar = len(CALENDAR_CHANNELS)
+    future[:, :, :calendar] = flat[future_rows, measured:]
+    channels_ahead = panel.channels_ahead
+    if ahead == "observed":
+        for position, channel in enumerate(channels_ahead):
+            future[:, :, calendar + position] = panel.final_ST(int(channel)).reshape(-1)[future_rows]
+    elif len(channels_ahead):
+        future[:, :, calendar:] = flat[future_rows[:, :, None], channels_ahead]
+        _hide_unknown(panel, future[:, :, calendar:], future_row, origin, channels_ahead, unsure_from=0)
     return Window(
         history_BLK=history,
         future_BHK=future,
@@ -329,24 +379,42 @@ def make_windows(panel: Panel, site_index_B: npt.ArrayLike, origin_B: npt.ArrayL
     )
 
 
-def _hide_unknown(panel: Panel, history: Float32Array, first_row: Int64Array, origin: Int64Array) -> None:
-    """Blank the cells that were unknown at each origin, and apply the revisions that were known, in place."""
-    step_s, length = panel.domain.step_s, panel.domain.history_steps
-    measured = panel.delay_STM.shape[2]
-    # Only the last steps can hide anything: what is older than the longest delay was known by then.
-    recent = min(panel.longest_delay_steps, length)
-    rows = first_row[:, None] + np.arange(length - recent, length)
-    delays = panel.delay_STM.reshape(-1, measured)[rows]
-    age_s = (np.arange(recent)[::-1] * step_s)[None, :, None]
-    history[:, length - recent :][delays > age_s] = np.nan
+def _hide_unknown(
+    panel: Panel,
+    values_BTK: Float32Array,
+    first_row: Int64Array,
+    origin: Int64Array,
+    channels: Int64Array,
+    *,
+    unsure_from: int,
+) -> None:
+    """Blank the cells that were unknown at each origin, and apply the revisions that were known, in place.
+
+    Args:
+        panel: Where the cells come from.
+        values_BTK: T steps of some channels.
+        first_row: Row of each window's first step in the flattened grid.
+        origin: Grid index of each origin.
+        channels: Panel channel of each of the K.
+        unsure_from: Steps before this one were all known by the origin.
+    """
+    step_s, steps = panel.domain.step_s, panel.delay_STM.shape[1]
+    rows = first_row[:, None] + np.arange(unsure_from, values_BTK.shape[1])
+    delays = panel.delay_STM.reshape(-1, panel.delay_STM.shape[2])[rows[:, :, None], channels]
+    age_s = (origin[:, None] - rows % steps) * step_s
+    values_BTK[:, unsure_from:][delays > age_s[:, :, None]] = np.nan
     revisions = panel.revisions
     if len(revisions.flat) == 0:
         return
+    position_of = np.full(panel.delay_STM.shape[2], -1, dtype=np.int64)
+    position_of[channels] = np.arange(len(channels))
     begins = np.searchsorted(revisions.flat, first_row)
-    ends = np.searchsorted(revisions.flat, first_row + length)
+    ends = np.searchsorted(revisions.flat, first_row + values_BTK.shape[1])
     origin_s = panel.start_s + origin * step_s
     for window, (begin, end) in enumerate(zip(begins, ends, strict=True)):
-        chosen = begin + np.flatnonzero(revisions.available_at_s[begin:end] <= origin_s[window])
-        position = revisions.flat[chosen] - first_row[window]
+        known = revisions.available_at_s[begin:end] <= origin_s[window]
+        wanted = position_of[revisions.channel[begin:end]] >= 0
+        chosen = begin + np.flatnonzero(known & wanted)
+        step = revisions.flat[chosen] - first_row[window]
         # Of several revisions of a cell the last one written stays.
-        history[window, position, revisions.channel[chosen]] = revisions.value[chosen]
+        values_BTK[window, step, position_of[revisions.channel[chosen]]] = revisions.value[chosen]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import resource
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,23 +17,37 @@ import pandas as pd
 from rich.console import Console
 
 from features.domains import DOMAINS
-from features.errors import InvalidParameterError
-from features.feast_repository import FeatureRepository, training_service
+from features.feast_repository import training_service
 from features.files import make_folder
 from features.readings import epoch_s
-from features.sources import find_published
 from features.store import ReadingStore
-from features.vocabulary import Domain, Float32Array
+from features.vocabulary import Domain, Float32Array, Quantity
 from features.windows import Panel
-from pipelines.ingest import ingest_published, ingest_rollout, render_summary
+from pipelines.prepare import Prepared, find_recipe, prepare
 from pipelines.settings import Settings
-from sim_env import SIMULATORS
-from training.recipes import RECIPES, Accelerator, Recipe
+from pipelines.steps import Steps
+from training.families import Accelerator, Workplace, make_forecaster
+from training.recipes import Recipe
 from training.tracking import Registered, Tracking
-from training.train import Judgement, draw, export_with_card, judge_forecaster, make_forecaster
-from training.window_set import Splits, split_windows
+from training.train import Judgement, draw, export_with_card, judge_forecaster
+from training.window_set import Splits
 
-_GENERATOR_SEED = 0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """One target's model.
+
+    Attributes:
+        target: What it forecasts.
+        judgement: Its figures on the test.
+        registered: Its version in the registry.
+        champion: Whether it has the alias now.
+    """
+
+    target: Quantity
+    judgement: Judgement
+    registered: Registered
+    champion: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +55,9 @@ class Trained:
     """What a training job made.
 
     Attributes:
-        domain: What it forecasts.
+        domain: What is forecast.
         recipe: How it was trained.
-        judgement: Its figures on the test.
-        registered: Its version in the registry.
-        champion: Whether it has the alias now.
+        models: A model for each target.
         measured: Whether the readings are a sensor's.
         seconds: Wall time.
         peak_mib: Peak memory of the process [MiB].
@@ -55,9 +65,7 @@ class Trained:
 
     domain: Domain
     recipe: Recipe
-    judgement: Judgement
-    registered: Registered
-    champion: bool
+    models: tuple[TrainedModel, ...]
     measured: bool
     seconds: float
     peak_mib: float
@@ -72,7 +80,7 @@ def train_domain(
     recipe_name: str = "quick",
     accelerator: Accelerator = "auto",
 ) -> Trained:
-    """Train, judge and register the model of a domain.
+    """Train, judge and register the models of a domain, one for each target.
 
     Args:
         name: Of the domain.
@@ -88,117 +96,93 @@ def train_domain(
     """
     began = time.perf_counter()
     domain = DOMAINS[name]
-    recipe = _recipe(domain, recipe_name, accelerator)
-    steps = _Steps(console)
-    store = ReadingStore(settings.readings_dir, domain)
-    measured_sites = _readings(store, steps, data)
-    measured = bool(measured_sites)
-    sites = measured_sites or sorted(store.sites())
-
-    with steps.step("Feast: feature views, services, point-in-time history"):
-        repository = FeatureRepository(settings.feast_dir, store)
-        repository.apply()
-        panel = repository.panel(sites=sites)
-    with steps.step("Windows: train, validation weeks, last fifth for the test") as say:
-        splits = split_windows(panel, counted_from_s=_reliable_from(domain, data))
-        say(f"{len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,}, test {splits.test.span()}")
-
-    tracking = Tracking(settings.tracking_uri)
-    trained_on = {
-        "code": code_version(),
-        "data_hash": store.data_hash(),
-        "feature_service": training_service(domain),
-        "recipe": recipe.name,
-        "readings": "measured" if measured else "generated",
-        "train": splits.train.span(),
-        "test": splits.test.span(),
-        "at": pd.Timestamp.now("UTC").isoformat(timespec="seconds"),
-    }
-    with tracking.run(domain, name=f"{recipe.family}-{recipe.name}", tags=trained_on) as run_id:
-        tracking.log_parameters(run_id, {"recipe": recipe.name, "sizes": recipe.sizes, "fitting": recipe.fitting})
-        tracking.log_parameters(run_id, {"seed": recipe.seed, "sites": len(sites), "train_windows": len(splits.train)})
-        judgement, registered = _fit_and_register(
-            domain, recipe, splits, store, tracking, run_id, settings=settings, steps=steps, trained_on=trained_on
-        )
-        champion = judgement.by_horizon["mean"]["skill"] > 0
-        if champion:
-            tracking.promote(registered)
+    recipe = find_recipe(name, recipe_name)
+    steps = Steps(console)
+    prepared = prepare(domain, settings=settings, steps=steps, data=data)
+    models = tuple(
+        _train_target(prepared, target, recipe, settings=settings, steps=steps, accelerator=accelerator)
+        for target in domain.targets
+        if np.isfinite(prepared.panel.target_ST(target)).any()
+    )
     with steps.step("Online store: each site's last history, ready to serve") as say:
-        say(f"{repository.materialise(as_of=pd.Timestamp.now('UTC'))} sites")
+        say(f"{prepared.repository.materialise(as_of=pd.Timestamp.now('UTC'))} sites")
     return Trained(
         domain=domain,
         recipe=recipe,
-        judgement=judgement,
-        registered=registered,
-        champion=champion,
-        measured=measured,
+        models=models,
+        measured=prepared.measured,
         seconds=time.perf_counter() - began,
         peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
 
 
-def _recipe(domain: Domain, name: str, accelerator: Accelerator) -> Recipe:
-    if domain.name not in RECIPES:
-        raise InvalidParameterError(
-            parameter="domain",
-            provided=domain.name,
-            allowed=sorted(RECIPES),
-            fact="There is no trainable model for this domain yet",
-            remedy=f"Its readings can be ingested; train one of: {', '.join(RECIPES)}.",
+def _train_target(
+    prepared: Prepared,
+    target: Quantity,
+    recipe: Recipe,
+    *,
+    settings: Settings,
+    steps: Steps,
+    accelerator: Accelerator,
+) -> TrainedModel:
+    domain = prepared.domain
+    with steps.step(f"Windows of {target.name}: train, validation weeks, last fifth for the test") as say:
+        splits = prepared.splits(target)
+        say(f"{len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,}, test {splits.test.span()}")
+    tracking = Tracking(settings.tracking_uri)
+    trained_on = {
+        "code": code_version(),
+        "data_hash": prepared.store.data_hash(),
+        "feature_service": training_service(domain),
+        "recipe": recipe.name,
+        "readings": "measured" if prepared.measured else "generated",
+        "target": target.name,
+        "train": splits.train.span(),
+        "test": splits.test.span(),
+        "at": pd.Timestamp.now("UTC").isoformat(timespec="seconds"),
+    }
+    with tracking.run(domain, name=f"{recipe.family}-{recipe.name}-{target.name}", tags=trained_on) as run_id:
+        tracking.log_parameters(run_id, {"recipe": recipe.name, "family": recipe.family, "config": recipe.config})
+        sites = len(splits.train.panel.sites)
+        tracking.log_parameters(run_id, {"seed": recipe.seed, "sites": sites, "train_windows": len(splits.train)})
+        judgement, registered = _fit_and_register(
+            prepared,
+            recipe,
+            splits,
+            tracking,
+            run_id,
+            settings=settings,
+            steps=steps,
+            trained_on=trained_on,
+            accelerator=accelerator,
         )
-    recipe = RECIPES[domain.name][name]
-    return replace(recipe, fitting=replace(recipe.fitting, accelerator=accelerator))
-
-
-def _readings(store: ReadingStore, steps: _Steps, data: Path | None) -> list[str]:
-    """Fill the store if need be; the sites whose readings are measured."""
-    if data is not None:
-        with steps.step(f"Readings: {data}"):
-            summary = ingest_published(data, store.domain, root=store.folder.parent)
-        steps.console.print(render_summary(summary))
-    elif not store.sites():
-        with steps.step("Readings: none ingested, so towncast makes its own (generator 'roads')"):
-            simulator = SIMULATORS[store.domain.simulators[0]]
-            rng = np.random.default_rng(_GENERATOR_SEED)
-            scenario = next(iter(simulator.scenarios().values()))
-            summary = ingest_rollout(simulator, scenario, rng=rng, root=store.folder.parent)
-        steps.console.print(render_summary(summary))
-    measured_sites = store.measured_sites()
-    if not measured_sites:
-        steps.console.print(
-            "[yellow]These readings are generated, not measured: the figures below show that the machinery works, "
-            "not how well a real town is forecast.[/] Real ones: [bold]make train DATA=folder[/] or "
-            f"[bold]towncast ingest {store.domain.name} --help[/]"
-        )
-    return measured_sites
-
-
-def _reliable_from(domain: Domain, data: Path | None) -> int | None:
-    if data is None:
-        return None
-    moment = find_published(domain, data).reliable_from
-    return None if moment is None else int(moment.timestamp())
+        champion = judgement.by_horizon["mean"]["skill"] > 0
+        if champion:
+            tracking.promote(registered)
+    return TrainedModel(target=target, judgement=judgement, registered=registered, champion=champion)
 
 
 def _fit_and_register(
-    domain: Domain,
+    prepared: Prepared,
     recipe: Recipe,
     splits: Splits,
-    store: ReadingStore,
     tracking: Tracking,
     run_id: str,
     *,
     settings: Settings,
-    steps: _Steps,
+    steps: Steps,
     trained_on: dict[str, str],
+    accelerator: Accelerator,
 ) -> tuple[Judgement, Registered]:
     from lightning.pytorch.loggers import MLFlowLogger
 
+    domain, target = prepared.domain, splits.train.target
     # Only the same recipe on the same readings goes on from a checkpoint.
     same = hashlib.sha256(f"{recipe} {trained_on['data_hash']} {trained_on['train']}".encode()).hexdigest()[:12]
-    checkpoints = settings.checkpoints_dir / f"{domain.name}-{recipe.name}-{same}"
+    checkpoints = settings.checkpoints_dir / f"{domain.name}-{target.name}-{recipe.name}-{same}"
     logger = MLFlowLogger(experiment_name=domain.name, tracking_uri=settings.tracking_uri, run_id=run_id)
-    forecaster = make_forecaster(domain, recipe, folder=make_folder(checkpoints), logger=logger)
+    place = Workplace(folder=make_folder(checkpoints), logger=logger, accelerator=accelerator)
+    forecaster = make_forecaster(domain, recipe, place, target=target)
     resumed = ", going on from a checkpoint" if (checkpoints / "last.ckpt").exists() else ""
     with steps.step(f"Training: {recipe.family}, recipe {recipe.name}{resumed}", spinner=False):
         forecaster.fit(splits, seed=recipe.seed)
@@ -217,7 +201,7 @@ def _fit_and_register(
                 splits,
                 judgement,
                 folder / "artifact",
-                speeds=_speeds(store, splits.train.panel),
+                speeds=_speeds(prepared.store, splits.train.panel),
                 trained=trained_on,
             )
             say(f"largest difference {card.parity.largest_relative:.1e} of at most {card.parity.tolerance:.0e}")
@@ -251,21 +235,3 @@ def code_version() -> str:
     )
     suffix = f"+{commit.stdout.strip()}" if commit.returncode == 0 else ""
     return f"{version('towncast')}{suffix}"
-
-
-class _Steps:
-    """Shows each step as it begins and how long it took."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    @contextlib.contextmanager
-    def step(self, title: str, *, spinner: bool = True) -> Iterator[Callable[[str], None]]:
-        """A step; call what it gives to add a remark to its closing line."""
-        began = time.perf_counter()
-        remarks: list[str] = []
-        # A step with a progress bar of its own shows no spinner: a terminal has room for one live display.
-        with self.console.status(title) if spinner else contextlib.nullcontext():
-            yield remarks.append
-        tail = f"  [dim]{'; '.join(remarks)}[/]" if remarks else ""
-        self.console.print(f"[green]✓[/] {title}  [dim]{time.perf_counter() - began:.1f} s[/]{tail}")

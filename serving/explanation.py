@@ -52,17 +52,22 @@ def occlusions(domain: Domain) -> list[Occlusion]:
         groups.append(Occlusion(feature=feature, hide=_hide_calendar(domain, constants)))
     for name, index in inputs.items():
         if index > 0:
-            groups.append(Occlusion(feature=name, hide=_hide_measured([index], slice(None))))
+            ahead = [domain.future_channels.index(name)] if name in domain.known_ahead else []
+            groups.append(Occlusion(feature=name, hide=_hide_measured([index], slice(None), ahead=ahead)))
     if domain.neighbour_count:
         channels = [domain.history_channels.index(name) for name in domain.neighbour_channels]
         groups.append(Occlusion(feature=f"nearby_{domain.name}", hide=_hide_measured(channels, slice(None))))
     return groups
 
 
-def _hide_measured(channels: list[int], steps: slice) -> Callable[[Float32Array, Float32Array], None]:
+def _hide_measured(
+    channels: list[int], steps: slice, *, ahead: list[int] | None = None
+) -> Callable[[Float32Array, Float32Array], None]:
     def hide(history_LK: Float32Array, future_HK: Float32Array) -> None:
         for channel in channels:
             history_LK[steps, channel] = np.nan
+        for channel in ahead or []:
+            future_HK[:, channel] = np.nan
 
     return hide
 

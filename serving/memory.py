@@ -169,9 +169,10 @@ class WindowMemory:
     def _last_reading(self, history: OnlineHistory | None, name: str, current_s: int) -> int:
         """Moment of the target's last reading up to now."""
         if history is not None:
-            age = np.arange(len(history.value_LK), dtype=np.int64)[::-1] * self.domain.step_s
+            target = history.value_TK[: self.domain.history_steps, 0]
+            age = np.arange(len(target), dtype=np.int64)[::-1] * self.domain.step_s
             moments_s = history.valid_until_s - age
-            usable = moments_s[np.isfinite(history.value_LK[:, 0]) & (moments_s <= current_s)]
+            usable = moments_s[np.isfinite(target) & (moments_s <= current_s)]
             if len(usable):
                 return int(usable[-1])
         raise NotEnoughDataError(
@@ -184,6 +185,6 @@ class WindowMemory:
 def _same(first: dict[str, OnlineHistory], second: dict[str, OnlineHistory]) -> bool:
     return first.keys() == second.keys() and all(
         history.valid_until_s == second[name].valid_until_s
-        and np.array_equal(history.value_LK, second[name].value_LK, equal_nan=True)
+        and np.array_equal(history.value_TK, second[name].value_TK, equal_nan=True)
         for name, history in first.items()
     )

@@ -136,8 +136,8 @@ class ForecastService:
 
     def _check_artifact(self) -> None:
         card, domain = self.artifact.card, self.domain
-        expected = (domain.step_s, domain.history_channels, domain.future_channels, domain.static_names)
-        found = (card.step_s, card.history_channels, card.future_channels, card.static_names)
+        expected = (domain.step_s, domain.history_channels, domain.future_channels, domain.static_channels)
+        found = (card.step_s, card.history_channels, card.future_channels, card.static_channels)
         missing = [level for level in self.levels if not any(abs(level - known) < 1e-9 for known in card.levels)]
         if found != expected:
             raise ArtifactError(

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from training.window_set import Splits, WindowSet
 
 Batch = dict[str, torch.Tensor]
+_GOLDEN_RATIO = 0.6180339887498949
 
 
 class WindowDataset(Dataset[Batch]):
@@ -21,10 +22,13 @@ class WindowDataset(Dataset[Batch]):
 
     Args:
         windows: The windows.
+        hide_ahead: Share of the windows whose weather ahead is hidden; the others see what was observed later.
     """
 
-    def __init__(self, windows: WindowSet) -> None:
-        self.windows = windows
+    def __init__(self, windows: WindowSet, *, hide_ahead: float = 1.0) -> None:
+        self.known_ahead = len(windows.panel.domain.known_ahead)
+        self.windows = windows.seen("observed") if self.known_ahead and hide_ahead < 1 else windows
+        self.hide_ahead = hide_ahead
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -36,9 +40,14 @@ class WindowDataset(Dataset[Batch]):
         """The windows at `indices` as one batch: history (B, L, K), future (B, H, C), static (B, S), target (B, H)."""
         positions = np.asarray(indices)
         window = self.windows.windows(positions)
+        future = torch.from_numpy(window.future_BHK)
+        if self.known_ahead and self.hide_ahead < 1:
+            # The same windows in every epoch and every process, spread evenly.
+            hidden = np.modf(positions * _GOLDEN_RATIO)[0] < self.hide_ahead
+            future[torch.from_numpy(hidden), :, -self.known_ahead :] = torch.nan
         return {
             "history": torch.from_numpy(window.history_BLK),
-            "future": torch.from_numpy(window.future_BHK),
+            "future": future,
             "static": torch.from_numpy(window.static_BS),
             "target": torch.from_numpy(self.windows.targets(positions)),
         }
@@ -69,19 +78,29 @@ class WindowDataModule(lightning.LightningDataModule):
         splits: Train, validation and test windows.
         batch_size: Windows per batch.
         windows_per_epoch: At most this many training windows per epoch, drawn anew for each; all if None.
+        hide_ahead: See `WindowDataset`.
         seed: Of the order of the training windows.
     """
 
-    def __init__(self, splits: Splits, *, batch_size: int, windows_per_epoch: int | None, seed: int) -> None:
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        batch_size: int,
+        windows_per_epoch: int | None,
+        seed: int,
+        hide_ahead: float = 1.0,
+    ) -> None:
         super().__init__()
         self.splits = splits
         self.batch_size = batch_size
         self.windows_per_epoch = windows_per_epoch
         self.seed = seed
+        self.hide_ahead = hide_ahead
 
     def train_dataloader(self) -> TimedLoader:
         """Training windows in random order; a training that is taken up again does not begin with the first order."""
-        dataset = WindowDataset(self.splits.train)
+        dataset = WindowDataset(self.splits.train, hide_ahead=self.hide_ahead)
         wanted = min(self.windows_per_epoch or len(dataset), len(dataset))
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
         generator = torch.Generator().manual_seed(self.seed + epoch)
@@ -92,7 +111,8 @@ class WindowDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> TimedLoader:
         """Validation windows in order of time."""
-        return TimedLoader(WindowDataset(self.splits.validation), batch_size=1024, collate_fn=_as_is)
+        dataset = WindowDataset(self.splits.validation, hide_ahead=self.hide_ahead)
+        return TimedLoader(dataset, batch_size=1024, collate_fn=_as_is)
 
     def test_dataloader(self) -> TimedLoader:
         """Test windows in order of time."""

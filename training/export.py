@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import logging
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
 
 from features.card import GRAPH_FILE, ParityCertificate
 from features.errors import ParityError
 from features.files import whole_file
 from features.vocabulary import Window
 from training.forecaster import Forecaster
+from training.models.onnx_graph import GRAPH_INPUTS, GRAPH_OUTPUT
 
-GRAPH_INPUTS = ("history", "future", "static")
-GRAPH_OUTPUT = "quantiles"
 TOLERANCE = 1e-4
-_OPSET = 20
 
 
 def export_graph(forecaster: Forecaster, sample: Window, folder: Path) -> ParityCertificate:
     """Write `model.onnx` into `folder` and prove it against the forecaster.
-
-    The number of windows is free; history and horizon lengths are the domain's.
 
     Args:
         forecaster: Fitted.
@@ -42,26 +33,9 @@ def export_graph(forecaster: Forecaster, sample: Window, folder: Path) -> Parity
         ParityError: The graph differs by more than `TOLERANCE`; nothing is written.
         StorageError: The folder cannot be written.
     """
-    graph = forecaster.graph().eval()
-    tensors = tuple(torch.from_numpy(part) for part in (sample.history_BLK, sample.future_BHK, sample.static_BS))
-    batch = torch.export.Dim("windows", min=1)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        # The exporter warns about its own internals.
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            graph,
-            tuple(tensor[:4] for tensor in tensors),
-            dynamo=True,
-            input_names=list(GRAPH_INPUTS),
-            output_names=[GRAPH_OUTPUT],
-            dynamic_shapes=tuple({0: batch} for _ in tensors),
-            opset_version=_OPSET,
-            verbose=False,
-        )
-    assert program is not None
+    model = forecaster.onnx_model(sample)
     with whole_file(folder / GRAPH_FILE) as path:
-        path.write_bytes(program.model_proto.SerializeToString())
+        path.write_bytes(model.SerializeToString())
         certificate = certify(forecaster, sample, path)
     return certificate
 

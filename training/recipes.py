@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
 from features.registry import Registry
-from training.models.lstm import FitConfig
-from training.models.neural import LstmConfig
+from training.models.neural import RecurrentConfig
+from training.models.recurrent import FitConfig
 
-Accelerator = Literal["auto", "cpu", "gpu"]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentRecipe:
+    """A recurrent network and its fitting.
+
+    Attributes:
+        sizes: Of the network.
+        fitting: How it is fitted.
+    """
+
+    sizes: RecurrentConfig = field(default_factory=RecurrentConfig)
+    fitting: FitConfig = field(default_factory=FitConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeasonalRecipe:
+    """The seasonal profile: there is nothing to choose."""
+
+
+FamilyConfig = RecurrentRecipe | SeasonalRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,47 +37,46 @@ class Recipe:
     Attributes:
         name: `quick`, `full`, ...
         family: Model family.
-        sizes: Of the network.
-        fitting: How it is fitted.
+        config: What the family takes.
         seed: Of everything random.
     """
 
     name: str
     family: str
-    sizes: LstmConfig
-    fitting: FitConfig
+    config: FamilyConfig
     seed: int = 0
 
 
-def traffic_quick(accelerator: Accelerator = "auto") -> Recipe:
+def traffic_quick() -> Recipe:
     """One small network and few windows: `make train` in minutes on two cores."""
     return Recipe(
         name="quick",
         family="lstm",
-        sizes=LstmConfig(hidden=64, hidden_second=32, head=128),
-        fitting=FitConfig(
-            epochs=6, learning_rate=6e-3, near_emphasis=3.0, windows_per_epoch=12_000, accelerator=accelerator
+        config=RecurrentRecipe(
+            sizes=RecurrentConfig(hidden=64, hidden_second=32, head=128),
+            fitting=FitConfig(epochs=6, learning_rate=6e-3, near_emphasis=3.0, windows_per_epoch=12_000),
         ),
     )
 
 
-def traffic_full(accelerator: Accelerator = "auto") -> Recipe:
+def traffic_full() -> Recipe:
     """Three networks, all windows: what the accuracy benchmark reports."""
     return Recipe(
         name="full",
         family="lstm",
-        sizes=LstmConfig(hidden=64, hidden_second=32, head=128, members=3),
-        fitting=FitConfig(epochs=8, learning_rate=6e-3, near_emphasis=3.0, accelerator=accelerator),
+        config=RecurrentRecipe(
+            sizes=RecurrentConfig(hidden=64, hidden_second=32, head=128, members=3),
+            fitting=FitConfig(epochs=8, learning_rate=6e-3, near_emphasis=3.0),
+        ),
     )
 
 
-def traffic_document(accelerator: Accelerator = "auto") -> Recipe:
+def traffic_document() -> Recipe:
     """The sizes and the batch of the design document, 4.2.1; on one measured road they overfit."""
     return Recipe(
         name="document",
         family="lstm",
-        sizes=LstmConfig(),
-        fitting=FitConfig(epochs=10, batch_size=64, learning_rate=1e-3, patience=10, accelerator=accelerator),
+        config=RecurrentRecipe(fitting=FitConfig(epochs=10, batch_size=64, learning_rate=1e-3, patience=10)),
     )
 
 

@@ -137,7 +137,7 @@ class Tracking:
         shapes = {
             "history": (-1, card.history_steps, len(card.history_channels)),
             "future": (-1, card.horizon_steps, len(card.future_channels)),
-            "static": (-1, len(card.static_names)),
+            "static": (-1, len(card.static_channels)),
         }
         signature = ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.float32), shape, name) for name, shape in shapes.items()]),
@@ -158,9 +158,10 @@ class Tracking:
                 )
             card.save(packed)
             client.log_artifacts(run_id, str(packed), artifact_path="model")
-        name = registered_name(domain.name)
+        quantity = domain.quantity(card.target)
+        name = registered_name(domain.name, "" if quantity == domain.target else quantity.name)
         try:
-            client.create_registered_model(name, description=f"Forecasts {domain.target.name} of a {domain.entity}.")
+            client.create_registered_model(name, description=f"Forecasts {quantity.name} of a {domain.entity}.")
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from features.card import Card, ParityCertificate
-from features.vocabulary import Domain, Float32Array, Site
+from features.vocabulary import Float32Array, Site
 from features.windows import Panel
 from training.evaluate import Metrics, judge_horizons, judge_leads, pick_horizons, skill_interval
 from training.export import export_graph
 from training.forecaster import Forecaster, predict_set
-from training.models.lstm import LstmForecaster
 from training.models.seasonal import SeasonalForecaster
 from training.plots import plot_error_by_lead, plot_forecast, save_figure
-from training.recipes import Recipe
 from training.speed_relation import fit_speed_relation
 from training.window_set import Splits, WindowSet
 
@@ -51,23 +48,13 @@ class Judgement:
     skill_90: tuple[float, float]
 
 
-def make_forecaster(domain: Domain, recipe: Recipe, *, folder: Path | None, logger: Logger | None) -> LstmForecaster:
-    """The forecaster of a recipe, unfitted."""
-    return LstmForecaster(
-        domain,
-        sizes=recipe.sizes,
-        fitting=recipe.fitting,
-        folder=folder,
-        logger=logger,
-        show_progress=logger is not None,
-    )
-
-
 def judge_forecaster(forecaster: Forecaster, windows: WindowSet) -> Judgement:
     """Forecast every window of a set and compare with what was measured and with the seasonal profile."""
     domain, levels = forecaster.domain, forecaster.levels
     quantiles = predict_set(forecaster, windows)
-    naive = predict_set(SeasonalForecaster(domain, levels=levels), windows)[:, :, levels.index(0.5)]
+    naive = predict_set(SeasonalForecaster(domain, target=forecaster.target, levels=levels), windows)[
+        :, :, levels.index(0.5)
+    ]
     target = windows.targets()
     by_site = {}
     for index, site in enumerate(windows.panel.sites):
@@ -122,17 +109,17 @@ def export_with_card(
     chosen = np.linspace(0, len(splits.test) - 1, _PARITY_WINDOWS).astype(int)
     parity: ParityCertificate = export_graph(forecaster, splits.test.windows(chosen), folder)
     card = Card(
-        model=f"{domain.name}-{forecaster.name}",
+        model=_model_name(forecaster),
         domain=domain.name,
         family=forecaster.name,
-        target=domain.target.name,
-        unit=domain.target.unit,
+        target=forecaster.target.name,
+        unit=forecaster.target.unit,
         step_s=domain.step_s,
         history_steps=domain.history_steps,
         horizon_steps=domain.horizon_steps,
         history_channels=domain.history_channels,
         future_channels=domain.future_channels,
-        static_names=domain.static_names,
+        static_channels=domain.static_channels,
         levels=forecaster.levels,
         sites=panel.sites,
         input_range=_input_range(panel, until=int(splits.train.origin_B.max()) + 1),
@@ -145,11 +132,19 @@ def export_with_card(
                 speeds[site.name].astype(np.float64) if site.name in speeds else None,
             )
             for index, site in enumerate(panel.sites)
+            if any(quantity.name == "speed" for quantity in domain.auxiliaries)
         },
         trained=trained,
     )
     card.save(folder)
     return card
+
+
+def _model_name(forecaster: Forecaster) -> str:
+    """Such as `traffic-lstm`, or `pollution-boosted-pm10` for another than the first target."""
+    domain, target = forecaster.domain, forecaster.target
+    suffix = "" if target == domain.target else f"-{target.name}"
+    return f"{domain.name}-{forecaster.name}{suffix}"
 
 
 def _input_range(panel: Panel, *, until: int) -> dict[str, tuple[float, float]]:
@@ -165,13 +160,12 @@ def _input_range(panel: Panel, *, until: int) -> dict[str, tuple[float, float]]:
 def draw(judgement: Judgement, folder: Path, *, levels: tuple[float, ...]) -> list[Path]:
     """Pictures of a judgement: error and coverage by lead, and three ordinary forecasts, from good to poor."""
     windows = judgement.windows
-    domain = windows.panel.domain
     figures = judgement.by_lead
     made = [
         save_figure(
             plot_error_by_lead(
                 title="Error on held-out readings",
-                unit=domain.target.unit,
+                unit=windows.target.unit,
                 ours=[figure["mae"] for figure in figures],
                 naive=[figure["naive_mae"] for figure in figures],
                 coverage_90=[figure["coverage_90"] for figure in figures],
@@ -207,8 +201,8 @@ def _forecast_figure(judgement: Judgement, position: int, levels: tuple[float, .
     past = np.arange(origin - _PICTURE_HISTORY + 1, origin + 1)
     ahead = np.arange(origin + 1, origin + 1 + panel.domain.horizon_steps)
     return plot_forecast(
-        title=f"{site.name}: {panel.domain.target.name}, forecast for the next {panel.domain.horizon_steps} hours",
-        unit=panel.domain.target.unit,
+        title=f"{site.name}: {windows.target.name}, forecast for the next {panel.domain.horizon_steps} hours",
+        unit=windows.target.unit,
         history_s=panel.moments_s[past],
         history=windows.target_ST[windows.site_index_B[position], past],
         valid_s=panel.moments_s[ahead],

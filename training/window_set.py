@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from features.errors import NotEnoughDataError
-from features.vocabulary import Float32Array, Int64Array, Window
-from features.windows import Panel, make_windows
+from features.vocabulary import Float32Array, Int64Array, Quantity, Window
+from features.windows import Ahead, Panel, make_windows
 
 TEST_SHARE = 0.2
 _BLOCKS_PER_VALIDATION_BLOCK = 8
@@ -21,15 +21,19 @@ class WindowSet:
 
     Attributes:
         panel: Where they are cut from.
-        target_ST: Final values of the target on the panel's grid [its unit].
+        target: What is forecast.
+        target_ST: Its final values on the panel's grid [its unit].
         site_index_B: Site of each window.
         origin_B: Grid index of each origin.
+        ahead: What its windows hold of the covariates that are known ahead, see `features.windows.Ahead`.
     """
 
     panel: Panel
+    target: Quantity
     target_ST: Float32Array
     site_index_B: Int64Array
     origin_B: Int64Array
+    ahead: Ahead = "known"
 
     def __len__(self) -> int:
         return len(self.origin_B)
@@ -37,7 +41,7 @@ class WindowSet:
     def windows(self, chosen: npt.ArrayLike | None = None) -> Window:
         """The windows at positions `chosen`, or all."""
         positions = np.arange(len(self)) if chosen is None else np.asarray(chosen)
-        return make_windows(self.panel, self.site_index_B[positions], self.origin_B[positions])
+        return make_windows(self.panel, self.site_index_B[positions], self.origin_B[positions], ahead=self.ahead)
 
     def targets(self, chosen: npt.ArrayLike | None = None) -> Float32Array:
         """What came after each origin, shape (B, H) [unit of the target], NaN where unmeasured."""
@@ -49,12 +53,11 @@ class WindowSet:
     def subset(self, chosen: npt.ArrayLike) -> WindowSet:
         """The windows at positions, or under a mask, `chosen`."""
         positions = np.asarray(chosen)
-        return WindowSet(
-            panel=self.panel,
-            target_ST=self.target_ST,
-            site_index_B=self.site_index_B[positions],
-            origin_B=self.origin_B[positions],
-        )
+        return replace(self, site_index_B=self.site_index_B[positions], origin_B=self.origin_B[positions])
+
+    def seen(self, ahead: Ahead) -> WindowSet:
+        """The same windows with other knowledge of the covariates that are known ahead."""
+        return replace(self, ahead=ahead)
 
     def span(self) -> str:
         """First and last origin, for people."""
@@ -78,7 +81,13 @@ class Splits:
     test: WindowSet
 
 
-def split_windows(panel: Panel, *, test_share: float = TEST_SHARE, counted_from_s: int | None = None) -> Splits:
+def split_windows(
+    panel: Panel,
+    *,
+    target: Quantity | None = None,
+    test_share: float = TEST_SHARE,
+    counted_from_s: int | None = None,
+) -> Splits:
     """Split a panel's windows in time.
 
     The last `test_share` of the hours are the test's targets. Before them, every eighth week is for validation (two
@@ -87,6 +96,7 @@ def split_windows(panel: Panel, *, test_share: float = TEST_SHARE, counted_from_
 
     Args:
         panel: Readings on the grid.
+        target: What is forecast, by default the domain's first target.
         test_share: Share of the time that is kept for the test.
         counted_from_s: Moment from which that share is counted, by default the first origin [s since 1970].
 
@@ -94,7 +104,7 @@ def split_windows(panel: Panel, *, test_share: float = TEST_SHARE, counted_from_
         NotEnoughDataError: A part would be empty.
     """
     horizon = panel.domain.horizon_steps
-    target = panel.target_ST()
+    quantity = target or panel.domain.target
     first, last = panel.first_origin, panel.last_origin
     counted = first if counted_from_s is None else max(first, (counted_from_s - panel.start_s) // panel.domain.step_s)
     test_from = counted + int((last - counted + 1) * (1 - test_share))
@@ -111,7 +121,7 @@ def split_windows(panel: Panel, *, test_share: float = TEST_SHARE, counted_from_
         "validation": before_test & held_out & (block == last_block),
         "test": origins >= test_from,
     }
-    sets = {name: _windows_at(panel, target, origins[chosen]) for name, chosen in parts.items()}
+    sets = {name: _windows_at(panel, quantity, origins[chosen]) for name, chosen in parts.items()}
     for name, part in sets.items():
         if len(part) == 0:
             weeks = (last - first + 1) // season
@@ -123,12 +133,15 @@ def split_windows(panel: Panel, *, test_share: float = TEST_SHARE, counted_from_
     return Splits(**sets)
 
 
-def _windows_at(panel: Panel, target_ST: Float32Array, origins: Int64Array) -> WindowSet:
+def _windows_at(panel: Panel, target: Quantity, origins: Int64Array) -> WindowSet:
     """Windows of all sites at `origins` that have at least half of their targets and some recent history."""
     horizon, recent = panel.domain.horizon_steps, 24
+    target_ST = panel.target_ST(target)
     measured = np.isfinite(target_ST)
     sums = np.concatenate([np.zeros((len(measured), 1), dtype=np.int64), measured.cumsum(axis=1)], axis=1)
     ahead = sums[:, origins + 1 + horizon] - sums[:, origins + 1]
     behind = sums[:, origins + 1] - sums[:, origins + 1 - recent]
     site_index, position = np.nonzero((ahead >= horizon // 2) & (behind >= recent // 3))
-    return WindowSet(panel=panel, target_ST=target_ST, site_index_B=site_index, origin_B=origins[position])
+    return WindowSet(
+        panel=panel, target=target, target_ST=target_ST, site_index_B=site_index, origin_B=origins[position]
+    )

@@ -10,6 +10,7 @@ DEMAND = Domain(
     entity="control point",
     targets=(TRIPS,),
     covariates=(TEMPERATURE, HUMIDITY, WIND_SPEED),
+    known_ahead=("temperature", "humidity", "wind_speed"),
     horizons={"2h": 2, "6h": 6, "12h": 12, "24h": 24},
     api_path="/predict/demand",
 )

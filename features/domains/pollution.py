@@ -22,6 +22,7 @@ POLLUTION = Domain(
     entity="station",
     targets=(PM2_5, PM10),
     covariates=(SO2, NO2, CO, O3, TEMPERATURE, PRESSURE, DEW_POINT, RAINFALL, WIND_DIRECTION, WIND_SPEED),
+    known_ahead=("temperature", "pressure", "dew_point", "rainfall", "wind_direction", "wind_speed"),
     horizon_steps=48,
     horizons={"6h": 6, "12h": 12, "24h": 24, "48h": 48},
     neighbour_count=2,

@@ -12,6 +12,7 @@ WATER = Domain(
     entity="zone",
     targets=(INFLOW,),
     covariates=(RAINFALL, TEMPERATURE, HUMIDITY, WIND_SPEED),
+    known_ahead=("rainfall", "temperature", "humidity", "wind_speed"),
     horizon_steps=168,
     horizons={"24h": 24, "72h": 72, "168h": 168},
     api_path="/predict/water",

@@ -9,8 +9,9 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
 
-    from pipelines.train import Trained
+    from pipelines.train import Trained, TrainedModel
 
 
 def train(
@@ -39,7 +40,7 @@ def train(
     from features.errors import InvalidParameterError
     from pipelines.settings import Settings
     from pipelines.train import train_domain
-    from training.recipes import Accelerator
+    from training.families import Accelerator
 
     devices: dict[str, Accelerator] = {"auto": "auto", "cpu": "cpu", "gpu": "gpu"}
     if device not in devices:
@@ -63,12 +64,28 @@ def train(
 
 
 def render_trained(trained: Trained) -> Group:
-    """The closing table, what it means, and what to type next."""
+    """The closing tables, what they mean, and what to type next."""
     from rich.console import Group
+
+    parts = [part for model in trained.models for part in (*_model_lines(trained.domain.name, model), "")]
+    if not trained.measured:
+        parts.append("[yellow]judged on generated readings: not a claim about a real town[/]")
+    return Group(
+        *parts,
+        "naive: the seasonal profile, the median of the same hour over the last eight weeks; skill: 1 - MAE / its MAE",
+        f"{trained.seconds:.0f} s, peak memory {trained.peak_mib:.0f} MiB",
+        "",
+        "Next:",
+        f"  [bold]make serve[/]       answer POST {trained.domain.api_path} on http://127.0.0.1:8000",
+        "  [bold]make mlflow-ui[/]   parameters, curves, pictures and the artifact",
+    )
+
+
+def _model_lines(domain: str, trained: TrainedModel) -> tuple[Table, str, str]:
     from rich.table import Table
 
-    judgement, target = trained.judgement, trained.domain.target
-    table = Table(title=f"{trained.domain.name}: {target.name} on the test, {judgement.windows.span()}")
+    judgement, target = trained.judgement, trained.target
+    table = Table(title=f"{domain}: {target.name} on the test, {judgement.windows.span()}")
     for column in ("ahead", "MAPE %", "naive", f"RMSE {target.unit}", "naive", "skill", "90 % interval holds"):
         table.add_column(column, justify="right")
     for horizon, figures in judgement.by_horizon.items():
@@ -87,18 +104,5 @@ def render_trained(trained: Trained) -> Group:
         if trained.champion
         else f"[red]not promoted[/]: version {trained.registered.version} does not beat the seasonal profile"
     )
-    lines = [
-        "naive: the seasonal profile, the median of the same hour over the last eight weeks; skill: 1 - MAE / its MAE",
-        f"mean skill {judgement.by_horizon['mean']['skill']:+.1%}, 90 % interval [{low:+.1%}, {high:+.1%}]",
-        f"{verdict}; {trained.seconds:.0f} s, peak memory {trained.peak_mib:.0f} MiB",
-    ]
-    if not trained.measured:
-        lines.append("[yellow]judged on generated readings: not a claim about a real town[/]")
-    return Group(
-        table,
-        *lines,
-        "",
-        "Next:",
-        "  [bold]make serve[/]       answer POST /predict/traffic on http://127.0.0.1:8000",
-        "  [bold]make mlflow-ui[/]   parameters, curves, pictures and the artifact",
-    )
+    skill = f"mean skill {judgement.by_horizon['mean']['skill']:+.1%}, 90 % interval [{low:+.1%}, {high:+.1%}]"
+    return table, skill, verdict

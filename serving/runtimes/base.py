@@ -41,7 +41,7 @@ class Runtime(Protocol):
 
 def static_width(card: Card) -> int:
     """Number of static values in the graph's input; a graph has at least one."""
-    return max(1, len(card.static_names))
+    return max(1, len(card.static_channels))
 
 
 def graph_inputs(card: Card, window: Window) -> dict[str, Float32Array]:

@@ -13,8 +13,8 @@ from features.vocabulary import Domain, Quantity, Site
 from features.windows import build_panel
 from sim_env import SIMULATORS, check_simulator
 from training.forecaster import Forecaster, check_forecaster
-from training.models.lstm import FitConfig, LstmForecaster
-from training.models.neural import LstmConfig
+from training.models.neural import RecurrentConfig
+from training.models.recurrent import FitConfig, RecurrentForecaster
 from training.models.seasonal import SeasonalForecaster
 from training.recipes import RECIPES
 from training.window_set import Splits, split_windows
@@ -23,9 +23,9 @@ WEEKS = 24
 
 
 def small_lstm(domain: Domain) -> Forecaster:
-    return LstmForecaster(
+    return RecurrentForecaster(
         domain,
-        sizes=LstmConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8),
+        sizes=RecurrentConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8),
         fitting=FitConfig(epochs=1, batch_size=64, windows_per_epoch=256, accelerator="cpu"),
     )
 
@@ -93,8 +93,8 @@ def test_a_forecaster_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
     low = dataclasses.replace(domain.target, lower=500.0)
     broken = SeasonalForecaster(domain)
     splits = splits_of(domain)
-    broken.domain = dataclasses.replace(domain, targets=(low,))
     graph = SeasonalForecaster(domain).graph()
+    broken.target = low
     broken.graph = lambda: graph  # type: ignore[method-assign]
     with pytest.raises(AssertionError, match="below the quantity's bound"):
         check_forecaster(broken, splits, tmp_path)

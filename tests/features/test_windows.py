@@ -8,7 +8,7 @@ import pytest
 
 from features.errors import NotEnoughDataError
 from features.readings import epoch_s, join_readings, make_readings
-from features.vocabulary import CALENDAR_CHANNELS, Domain, Quantity, Site
+from features.vocabulary import CALENDAR_CHANNELS, Domain, Quantity, Site, site_code
 from features.windows import Panel, build_panel, make_windows, panel_from_blocks
 
 START = pd.Timestamp("2024-01-01T00:00Z")
@@ -179,7 +179,7 @@ def test_a_window_carries_site_origin_calendar_and_attributes() -> None:
     window = make_windows(panel, [0, 1], [panel.index_of(origin_s)] * 2)
     assert window.sites == ("A", "B")
     assert window.origins.tolist() == [origin_s, origin_s]
-    np.testing.assert_array_equal(window.static_BS, [[3.0], [np.nan]])
+    np.testing.assert_array_equal(window.static_BS, [[site_code("A"), 3.0], [site_code("B"), np.nan]])
     hour = CALENDAR_CHANNELS.index("hour_of_day")
     assert window.future_BHK[0, :, hour].tolist() == [13.5, 14.5]
     assert window.future_BHK[1, :, hour].tolist() == [8.0, 9.0]

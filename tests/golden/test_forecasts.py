@@ -14,7 +14,7 @@ from features.domains import DOMAINS
 from features.readings import join_readings, make_readings
 from features.vocabulary import Site, Window
 from features.windows import build_panel, make_windows
-from training.models.neural import LstmConfig, ResidualLstm
+from training.models.neural import RecurrentConfig, ResidualRecurrent
 from training.models.seasonal import SeasonalForecaster
 
 _FILE = Path(__file__).with_name("forecasts.json")
@@ -48,7 +48,9 @@ def _forecasts() -> dict[str, list[list[float]]]:
     windows = _windows()
     torch.manual_seed(5)
     levels = (0.025, 0.5, 0.975)
-    network = ResidualLstm(_TRAFFIC, levels, LstmConfig(hidden=8, hidden_second=4, head=8, members=2)).eval()
+    network = ResidualRecurrent(
+        _TRAFFIC, _TRAFFIC.target, levels, RecurrentConfig(hidden=8, hidden_second=4, head=8, members=2)
+    ).eval()
     with torch.inference_mode():
         arrays = (windows.history_BLK, windows.future_BHK, windows.static_BS)
         drawn = network(*(torch.from_numpy(array) for array in arrays)).numpy()

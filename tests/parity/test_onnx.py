@@ -15,10 +15,11 @@ from features.domains import DOMAINS
 from features.errors import ParityError, StorageError
 from features.vocabulary import Domain, Site, Window
 from features.windows import make_windows, panel_from_blocks
-from training.export import GRAPH_INPUTS, GRAPH_OUTPUT, TOLERANCE, certify, export_graph
+from training.export import TOLERANCE, certify, export_graph
 from training.forecaster import Forecaster
-from training.models.lstm import LstmForecaster
-from training.models.neural import LstmConfig, ResidualLstm
+from training.models.neural import RecurrentConfig, ResidualRecurrent
+from training.models.onnx_graph import GRAPH_INPUTS, GRAPH_OUTPUT
+from training.models.recurrent import RecurrentForecaster
 from training.models.seasonal import SeasonalForecaster
 
 TOWN = dataclasses.replace(DOMAINS["traffic"], history_steps=2 * 168 + 24, horizon_steps=12, horizons={"2h": 2})
@@ -46,12 +47,12 @@ def windows_with_holes(count: int, *, seed: int = 0, domain: Domain = TOWN) -> W
     return make_windows(panel, np.arange(count), np.full(count, panel.first_origin))
 
 
-def unfitted_lstm() -> LstmForecaster:
+def unfitted_lstm() -> RecurrentForecaster:
     """A network with the weights and the scaling that chance gave it."""
     torch.manual_seed(3)
-    sizes = LstmConfig(recent_steps=12, hidden=8, layers=2, hidden_second=8, head=8, members=2)
-    forecaster = LstmForecaster(TOWN, sizes=sizes)
-    network = ResidualLstm(TOWN, forecaster.levels, sizes)
+    sizes = RecurrentConfig(recent_steps=12, hidden=8, layers=2, hidden_second=8, head=8, members=2)
+    forecaster = RecurrentForecaster(TOWN, sizes=sizes)
+    network = ResidualRecurrent(TOWN, TOWN.target, forecaster.levels, sizes)
     for name in ("weather_mean", "weather_gain", "static_mean", "static_gain", "interval_offset"):
         getattr(network, name).uniform_(-0.5, 0.5)
     forecaster.network = network.eval()

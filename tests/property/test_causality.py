@@ -29,6 +29,7 @@ TOWN = Domain(
     horizon_steps=2,
     horizons={"2h": 2},
     neighbour_count=2,
+    known_ahead=("wind", "rain"),
 )
 SITES = [Site(name="A", neighbours=("B", "gone", "C")), Site(name="B", neighbours=("C", "A")), Site(name="C")]
 ORIGINS = 4
@@ -39,8 +40,10 @@ _KEYS = st.tuples(
     st.sampled_from([quantity.name for quantity in TOWN.inputs]),
     # From before the grid to past its end, some at whole steps.
     st.integers(-6, 45).map(lambda thirds: START + 20 * thirds * _MINUTE),
-    # Known at once, within the second, within the step, at a whole step, much later.
-    st.sampled_from(["0s", "1us", "1s", "20min", "40min", "59min", "1h", "90min", "2h", "5h", "40h"]).map(pd.Timedelta),
+    # Forecast, known at once, within the second, within the step, at a whole step, much later.
+    st.sampled_from(
+        ["-90min", "-1h", "-3h", "0s", "1us", "1s", "20min", "40min", "59min", "1h", "90min", "2h", "5h", "40h"]
+    ).map(pd.Timedelta),
 )
 _READINGS = st.dictionaries(_KEYS, st.integers(-1000, 1000), max_size=60)
 
@@ -103,6 +106,11 @@ def test_windows_hold_what_was_known_at_their_origin_and_nothing_else(table: dic
                 expected = [value_by_hand(readings, *sources[channel], step, origin) for step in steps]
             got = windows.history_BLK[row, :, channel]
             np.testing.assert_array_equal(got, np.asarray(expected, dtype=np.float32), err_msg=f"{name} {channel}")
+        for ahead in TOWN.known_ahead:
+            steps_ahead = [origin + lead * HOUR for lead in range(1, TOWN.horizon_steps + 1)]
+            expected = [value_by_hand(readings, name, TOWN.quantity(ahead), step, origin) for step in steps_ahead]
+            got = windows.future_BHK[row, :, TOWN.future_channels.index(ahead)]
+            np.testing.assert_array_equal(got, np.asarray(expected, dtype=np.float32), err_msg=f"{name} {ahead} ahead")
 
 
 @settings(max_examples=60, deadline=None)

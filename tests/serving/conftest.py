@@ -67,7 +67,7 @@ def last_week_graph() -> onnx.ModelProto:
         helper.make_node("Add", ["median", "offsets"], ["quantiles"]),
     ]
     shapes = {"history": [length, len(TRAFFIC.history_channels)], "future": [horizon, len(TRAFFIC.future_channels)]}
-    shapes["static"] = [1]
+    shapes["static"] = [len(TRAFFIC.static_channels)]
     graph = helper.make_graph(
         nodes,
         "last_week",
@@ -90,7 +90,7 @@ def traffic_card() -> Card:
         horizon_steps=TRAFFIC.horizon_steps,
         history_channels=TRAFFIC.history_channels,
         future_channels=TRAFFIC.future_channels,
-        static_names=TRAFFIC.static_names,
+        static_channels=TRAFFIC.static_channels,
         levels=LEVELS,
         sites=(SITES[0],),
         input_range={"volume": (0.0, 2000.0), "temperature": (0.0, 20.0)},

@@ -14,7 +14,7 @@ from features.errors import ArtifactError, InvalidParameterError, NotEnoughDataE
 from features.feast_repository import FeatureRepository
 from features.online_history import OnlineHistory
 from features.store import ReadingStore
-from features.vocabulary import CALENDAR_CHANNELS, Site
+from features.vocabulary import Site
 from serving.artifacts import Artifact
 from serving.explanation import occluded_windows, occlusions
 from serving.memory import WindowMemory
@@ -115,7 +115,7 @@ def test_a_repeated_request_cuts_no_window_again_until_something_is_new(
         await many()
         assert cuts == ["R001", "R001"]
         history = repository.online(["R001"])["R001"]
-        changed = OnlineHistory(valid_until_s=history.valid_until_s, value_LK=history.value_LK + 1)
+        changed = OnlineHistory(valid_until_s=history.valid_until_s, value_TK=history.value_TK + 1)
         monkeypatch.setattr(repository, "online", lambda names: {"R001": changed})
         memory.refresh()  # the files say that nothing was written
         await many()
@@ -161,8 +161,9 @@ def test_every_calendar_channel_and_every_input_is_in_a_group() -> None:
         touched = (np.isnan(history) | (history != 0)).any(axis=(0, 1)) | (future != -1).any(axis=(0, 1)).sum() * 0
         measured = len(domain.measured_channels)
         assert touched[:measured].all(), domain.name
-        hidden = {name for name, seen in zip(CALENDAR_CHANNELS, (future != -1).any(axis=(0, 1)), strict=True) if seen}
-        assert set(CALENDAR_CHANNELS) - hidden == {"utc_offset_h"}
+        touched_ahead = (future != -1).any(axis=(0, 1))
+        hidden = {name for name, seen in zip(domain.future_channels, touched_ahead, strict=True) if seen}
+        assert set(domain.future_channels) - hidden == {"utc_offset_h", "day_number"}
         assert len({group.feature for group in groups}) == len(groups)
 
 

@@ -22,7 +22,7 @@ CARD = Card(
     horizon_steps=24,
     history_channels=("volume", "hour_of_day"),
     future_channels=("hour_of_day",),
-    static_names=("lanes",),
+    static_channels=("site_code", "lanes"),
     levels=(0.05, 0.5, 0.95),
     sites=(
         Site(name="Straße 1", latitude=48.2, longitude=16.4, timezone="Europe/Vienna", neighbours=("B",)),

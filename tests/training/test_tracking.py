@@ -45,7 +45,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
         horizon_steps=TRAFFIC.horizon_steps,
         history_channels=TRAFFIC.history_channels,
         future_channels=TRAFFIC.future_channels,
-        static_names=TRAFFIC.static_names,
+        static_channels=TRAFFIC.static_channels,
         levels=forecaster.levels,
         sites=tuple(sites),
         input_range={},

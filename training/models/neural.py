@@ -1,18 +1,19 @@
-"""The recurrent family: an LSTM that learns the residual over the seasonal profile, at several quantiles.
+"""The recurrent family: an LSTM or a GRU that learns the residual over the seasonal profile, at several quantiles.
 
-Two LSTM stages read the recent history; a head reads their last state together with what is known of each hour ahead
-(calendar, profile, the same hour of last week). Everything is relative to the site's own mean, so that one model serves
-roads of any size.
+Two recurrent stages read the recent history; a head reads their last state together with what is known of each hour
+ahead (calendar, profile, the same hour of last week, weather). Everything is relative to the site's own mean, so that
+one model serves roads of any size.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from features.vocabulary import Domain
+from features.vocabulary import CALENDAR_CHANNELS, Domain, Quantity
 from training.models.window_graph import (
     SEASONS,
     CalendarFeatures,
@@ -34,11 +35,12 @@ _NEAR_STEPS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LstmConfig:
+class RecurrentConfig:
     """Sizes of the network; the defaults are those of the design document, 4.2.1.
 
     Attributes:
-        recent_steps: History steps that the LSTM reads.
+        cell: Kind of the recurrent cells.
+        recent_steps: History steps that they read.
         hidden: Width of the first stage.
         layers: Layers of the first stage.
         hidden_second: Width of the second stage.
@@ -47,6 +49,7 @@ class LstmConfig:
         members: Networks whose forecasts are averaged.
     """
 
+    cell: Literal["lstm", "gru"] = "lstm"
     recent_steps: int = 24
     hidden: int = 128
     layers: int = 2
@@ -56,23 +59,29 @@ class LstmConfig:
     members: int = 1
 
 
-class ResidualLstm(nn.Module):
+class ResidualRecurrent(nn.Module):
     """Raw windows in, quantiles in physical units out.
 
     Args:
-        domain: Gives lengths, channels and bounds.
+        domain: Gives lengths and channels.
+        target: What is forecast.
         levels: Quantile levels, ascending, with 0.5 among them.
         config: Sizes.
     """
 
-    def __init__(self, domain: Domain, levels: tuple[float, ...], config: LstmConfig) -> None:
+    def __init__(self, domain: Domain, target: Quantity, levels: tuple[float, ...], config: RecurrentConfig) -> None:
         super().__init__()
         self.domain = domain
+        self.target = target
+        self.channel = domain.inputs.index(target)
         self.levels = levels
         self.recent = config.recent_steps
         self.lags = SeasonalLags(domain, recent_steps=config.recent_steps)
         self.calendar = CalendarFeatures()
-        self.weather = [domain.history_channels.index(quantity.name) for quantity in domain.covariates]
+        self.weather = [index for index in range(len(domain.inputs)) if index != self.channel]
+        self.ahead = [len(CALENDAR_CHANNELS) + position for position in range(len(domain.known_ahead))]
+        measured = [domain.inputs[index].name for index in self.weather]
+        self.ahead_in_weather = [measured.index(name) for name in domain.known_ahead]
         self.neighbours = [domain.history_channels.index(name) for name in domain.neighbour_channels]
         self.first_calendar = len(domain.measured_channels)
         past = 5 + len(self.neighbours) + len(self.weather) + self.calendar.size
@@ -81,8 +90,11 @@ class ResidualLstm(nn.Module):
         self.register_buffer("weather_gain", torch.zeros(len(self.weather)))
         self.register_buffer("static_mean", torch.zeros(len(domain.static_names)))
         self.register_buffer("static_gain", torch.zeros(len(domain.static_names)))
-        self.register_buffer("interval_offset", torch.zeros(domain.horizon_steps, len(levels)))
+        # Without and with knowledge of the weather ahead.
+        self.register_buffer("interval_offset", torch.zeros(2, domain.horizon_steps, len(levels)))
         ahead = 9 + self.calendar.size + state + 5 + len(domain.static_names)
+        if self.ahead:
+            ahead += 2 * len(self.ahead) + 1
         self.members = nn.ModuleList([_Member(past, ahead, len(levels), config) for _ in range(config.members)])
 
     weather_mean: Tensor
@@ -94,8 +106,14 @@ class ResidualLstm(nn.Module):
     def forward(self, history: Tensor, future: Tensor, static: Tensor) -> Tensor:
         """Windows (B, L, K), (B, H, C), (B, S) to quantiles (B, H, Q) [unit of the target]."""
         ratio, profile, scale = self.log_ratios(history, future, static)
-        quantiles = self._to_units(ratio + self.interval_offset, profile, scale)
-        return torch.sort(quantiles, dim=2).values
+        offset = self.interval_offset[0]
+        if self.ahead:
+            offset = torch.where(self.sees_ahead(future)[:, :, None], self.interval_offset[1], offset)
+        return torch.sort(self._to_units(ratio + offset, profile, scale), dim=2).values
+
+    def sees_ahead(self, future: Tensor) -> Tensor:
+        """Whether the weather of each hour ahead is known: (B, H)."""
+        return torch.isfinite(future[:, :, self.ahead]).any(dim=2)
 
     def log_ratios(self, history: Tensor, future: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The members' mean before calibration (B, H, Q) in log ratios, profile (B, H) and scale (B, 1)."""
@@ -115,18 +133,20 @@ class ResidualLstm(nn.Module):
     def _to_units(self, ratio: Tensor, profile: Tensor, scale: Tensor) -> Tensor:
         floor = (_RATIO_FLOOR * scale)[:, :, None]
         values = (profile[:, :, None] + floor) * torch.exp(torch.clamp(ratio * _OUTPUT_SCALE, -6.0, 3.0)) - floor
-        target = self.domain.target
-        return torch.clamp(values, max(target.lower, -1e30), min(target.upper, 1e30))
+        return torch.clamp(values, max(self.target.lower, -1e30), min(self.target.upper, 1e30))
 
     def profile(self, history: Tensor, future: Tensor) -> Tensor:
         """The seasonal profile (B, H): what the network corrects."""
-        return day_profiles(self.lags.before_ahead(history, future, 0))[:, -1]
+        return day_profiles(self.lags.before_ahead(history, future, self.channel))[:, -1]
 
     def _inputs(self, history: Tensor, future: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of the past (B, E, *), of the hours ahead (B, H, *), profile (B, H) and scale (B, 1)."""
-        target = history[:, :, 0].contiguous()
+        target = history[:, :, self.channel].contiguous()
         scale = _known_mean(target)
-        weekly, daily = self.lags.before_recent(history, 0), self.lags.before_ahead(history, future, 0)
+        weekly, daily = (
+            self.lags.before_recent(history, self.channel),
+            self.lags.before_ahead(history, future, self.channel),
+        )
         past_profile, _ = median_known(weekly, dim=1)
         residual = self._residual(target[:, -self.recent :], past_profile, scale)
         last_week = self._residual(target[:, -self.recent :], weekly[:, 0], scale)
@@ -146,7 +166,18 @@ class ResidualLstm(nn.Module):
         state += [missing[:, -1], missing.mean(dim=1), *weather[:, -1].unbind(dim=1)]
         state += [part for near in nearby for part in (near[:, -1], _mean(near, _SHORT))]
         ahead = self._ahead(daily, profiles, scale, future, torch.stack(state, dim=1), static)
+        if self.ahead:
+            ahead = torch.cat([ahead, self._weather_ahead(future, weather)], dim=2)
         return past, ahead, profile, scale
+
+    def _weather_ahead(self, future: Tensor, weather: Tensor) -> Tensor:
+        """The weather of each hour ahead, its change against the last day, and whether it is known: (B, H, *)."""
+        mean, gain = self.weather_mean[self.ahead_in_weather], self.weather_gain[self.ahead_in_weather]
+        given = future[:, :, self.ahead]
+        scaled = (given - mean) * gain
+        last_day = weather[:, -_DAY:, self.ahead_in_weather].mean(dim=1)
+        known = self.sees_ahead(future).to(future.dtype)[:, :, None]
+        return torch.cat([known_or_zero(scaled), known_or_zero(scaled - last_day[:, None]), known], dim=2)
 
     def _residual(self, values: Tensor, profile: Tensor, scale: Tensor) -> Tensor:
         """Log ratio of values to their profile, 0 where either is missing."""
@@ -179,7 +210,7 @@ class ResidualLstm(nn.Module):
         decay = [torch.exp(-lead / 2), torch.exp(-lead / 8)]
         latest = state[:, :1]
         leads = [lead / _DAY, *decay, *(latest * part for part in decay)]
-        fixed = known_or_zero((static - self.static_mean) * self.static_gain)
+        fixed = known_or_zero((static[:, 1:] - self.static_mean) * self.static_gain)
         return torch.cat(
             [
                 torch.stack([*(level / scale for level in levels), *ratios, *leads], dim=2),
@@ -194,11 +225,12 @@ class ResidualLstm(nn.Module):
 class _Member(nn.Module):
     """One network: past (B, E, P) and ahead (B, H, A) to log ratios (B, H, Q)."""
 
-    def __init__(self, past: int, ahead: int, levels: int, config: LstmConfig) -> None:
+    def __init__(self, past: int, ahead: int, levels: int, config: RecurrentConfig) -> None:
         super().__init__()
         inner = config.dropout if config.layers > 1 else 0.0
-        self.first = nn.LSTM(past, config.hidden, config.layers, dropout=inner, batch_first=True)
-        self.second = nn.LSTM(config.hidden, config.hidden_second, batch_first=True)
+        cell: type[nn.LSTM] | type[nn.GRU] = nn.LSTM if config.cell == "lstm" else nn.GRU
+        self.first = cell(past, config.hidden, config.layers, dropout=inner, batch_first=True)
+        self.second = cell(config.hidden, config.hidden_second, batch_first=True)
         self.head = nn.Linear(config.hidden_second + ahead, config.head)
         self.mix = nn.Linear(config.head, config.head)
         self.out = nn.Linear(config.head, levels)

@@ -5,26 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
-from features.vocabulary import Domain, Forecast, Window
+from features.vocabulary import Domain, Forecast, Quantity, Window
 from training.forecaster import LEVELS, predict_with
-from training.models.window_graph import SEASONS, SeasonalLags, day_profiles
+from training.models.onnx_graph import as_onnx
+from training.models.window_graph import SEASONS, SeasonalLags, day_profiles, used
 from training.window_set import Splits
 
 
 class SeasonalGraph(nn.Module):
     """Raw windows to quantiles of the same hour of the week over the last weeks; the median is the seasonal profile."""
 
-    def __init__(self, domain: Domain, levels: tuple[float, ...]) -> None:
+    def __init__(self, domain: Domain, target: Quantity, levels: tuple[float, ...]) -> None:
         super().__init__()
+        self.channel = domain.targets.index(target)
         self.lags = SeasonalLags(domain, recent_steps=24)
         self.levels = levels
-        self.lower, self.upper = max(domain.target.lower, -1e30), min(domain.target.upper, 1e30)
+        self.lower, self.upper = max(target.lower, -1e30), min(target.upper, 1e30)
 
     def forward(self, history: Tensor, future: Tensor, static: Tensor) -> Tensor:
         """Windows (B, L, K), (B, H, C), (B, S) to quantiles (B, H, Q) [unit of the target]."""
-        daily = self.lags.before_ahead(history, future, 0)
+        daily = self.lags.before_ahead(history, future, self.channel)
         profile = day_profiles(daily)[:, -1]
         weeks = daily[:, 6::7]
         # A missing week counts as the profile: it narrows the interval, but leaves the median as it is.
@@ -38,22 +41,23 @@ class SeasonalGraph(nn.Module):
             quantiles.append(ordered[:, below] * (1 - share) + ordered[:, above] * share)
         values = torch.stack(quantiles, dim=2)
         values = torch.clamp(torch.sort(values, dim=2).values, self.lower, self.upper)
-        # Every input of the graph is used, so that all families have the same signature.
-        return values + 0.0 * torch.nan_to_num(static).sum(dim=1)[:, None, None]
+        return used(values, static)
 
 
 class SeasonalForecaster:
     """The seasonal profile as a forecaster: nothing to learn.
 
     Args:
-        domain: What it forecasts.
+        domain: Gives lengths and channels.
+        target: What it forecasts, by default the domain's first target.
         levels: Quantile levels.
     """
 
     name = "seasonal"
 
-    def __init__(self, domain: Domain, *, levels: tuple[float, ...] = LEVELS) -> None:
+    def __init__(self, domain: Domain, *, target: Quantity | None = None, levels: tuple[float, ...] = LEVELS) -> None:
         self.domain = domain
+        self.target = target or domain.target
         self.levels = levels
 
     def fit(self, splits: Splits, *, seed: int) -> None:
@@ -61,11 +65,15 @@ class SeasonalForecaster:
 
     def predict(self, windows: Window) -> Forecast:
         """Quantiles over the last eight weeks."""
-        return predict_with(self, windows)
+        return predict_with(self, self.graph(), windows)
 
     def graph(self) -> nn.Module:
-        """The exported module."""
-        return SeasonalGraph(self.domain, self.levels)
+        """The module that is exported."""
+        return SeasonalGraph(self.domain, self.target, self.levels)
+
+    def onnx_model(self, sample: Window) -> ModelProto:
+        """The graph, exported."""
+        return as_onnx(self.graph(), sample)
 
     def save(self, folder: Path) -> None:
         """Nothing is kept."""

@@ -1,4 +1,4 @@
-"""The LSTM as a forecaster: Lightning does the loop."""
+"""The recurrent network as a forecaster: Lightning does the loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from lightning.pytorch import callbacks
 from lightning.pytorch.loggers import Logger
-from torch import Tensor, nn
+from onnx import ModelProto
+from torch import Tensor
 
 from features.errors import ArtifactError, DeviceError
 from features.files import storage_errors, whole_file
-from features.vocabulary import Domain, Forecast, Window
+from features.vocabulary import Domain, Forecast, Quantity, Window
 from training.data_module import Batch, WindowDataModule
 from training.forecaster import LEVELS, predict_with
-from training.models.neural import LstmConfig, ResidualLstm, quantile_loss
+from training.models.neural import RecurrentConfig, ResidualRecurrent, quantile_loss
+from training.models.onnx_graph import as_onnx, window_tensors
 from training.window_set import Splits, WindowSet
 
 _WEIGHTS_FILE = "weights.pt"
@@ -44,6 +46,8 @@ class FitConfig:
         weight_power: See `quantile_loss`.
         near_emphasis: See `quantile_loss`.
         windows_per_epoch: At most this many windows per epoch; all if None.
+        hide_ahead: Share of the training windows whose weather ahead is hidden, so that one network answers with and
+            without it.
         accelerator: `cpu`, `gpu`, or `auto` for a GPU where there is one.
     """
 
@@ -55,11 +59,12 @@ class FitConfig:
     weight_power: float = 0.5
     near_emphasis: float = 0.0
     windows_per_epoch: int | None = None
+    hide_ahead: float = 0.5
     accelerator: str = "auto"
 
 
-class LstmTraining(lightning.LightningModule):
-    """The training of a `ResidualLstm`: loss, optimiser, schedule.
+class RecurrentTraining(lightning.LightningModule):
+    """The training of a `ResidualRecurrent`: loss, optimiser, schedule.
 
     Args:
         network: The graph that is fitted.
@@ -68,7 +73,7 @@ class LstmTraining(lightning.LightningModule):
         recipe: What is trained on what, in words; a checkpoint of another recipe is refused.
     """
 
-    def __init__(self, network: ResidualLstm, config: FitConfig, *, total_steps: int, recipe: str) -> None:
+    def __init__(self, network: ResidualRecurrent, config: FitConfig, *, total_steps: int, recipe: str) -> None:
         super().__init__()
         self.recipe = recipe
         self.network = network
@@ -119,11 +124,12 @@ class LstmTraining(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class LstmForecaster:
-    """The residual LSTM as a forecaster.
+class RecurrentForecaster:
+    """The residual LSTM or GRU as a forecaster.
 
     Args:
-        domain: What it forecasts.
+        domain: Gives lengths and channels.
+        target: What it forecasts, by default the domain's first target.
         levels: Quantile levels.
         sizes: Of the network.
         fitting: How it is fitted.
@@ -132,27 +138,32 @@ class LstmForecaster:
         show_progress: Whether a progress bar is drawn.
     """
 
-    name = "lstm"
-
     def __init__(
         self,
         domain: Domain,
         *,
+        target: Quantity | None = None,
         levels: tuple[float, ...] = LEVELS,
-        sizes: LstmConfig | None = None,
+        sizes: RecurrentConfig | None = None,
         fitting: FitConfig | None = None,
         folder: Path | None = None,
         logger: Logger | None = None,
         show_progress: bool = False,
     ) -> None:
         self.domain = domain
+        self.target = target or domain.target
         self.levels = levels
-        self.sizes = sizes or LstmConfig()
+        self.sizes = sizes or RecurrentConfig()
         self.fitting = fitting or FitConfig()
         self.folder = folder
         self.logger = logger
         self.show_progress = show_progress
-        self.network: ResidualLstm | None = None
+        self.network: ResidualRecurrent | None = None
+
+    @property
+    def name(self) -> str:
+        """Family: the kind of its cells."""
+        return self.sizes.cell
 
     def fit(self, splits: Splits, *, seed: int) -> None:
         """Fit the network, keep its best epoch, and calibrate its quantiles on the validation weeks.
@@ -164,16 +175,17 @@ class LstmForecaster:
             KeyboardInterrupt: Training was stopped; the next run with the same folder goes on from the checkpoint.
         """
         lightning.seed_everything(seed, workers=True, verbose=False)
-        network = ResidualLstm(self.domain, self.levels, self.sizes)
+        network = ResidualRecurrent(self.domain, self.target, self.levels, self.sizes)
         _fit_scaling(network, splits.train)
         data = WindowDataModule(
             splits,
             batch_size=self.fitting.batch_size,
             windows_per_epoch=self.fitting.windows_per_epoch,
+            hide_ahead=self.fitting.hide_ahead,
             seed=seed,
         )
         steps = len(data.train_dataloader()) * self.fitting.epochs
-        module = LstmTraining(network, self.fitting, total_steps=steps, recipe=self._recipe(splits, seed))
+        module = RecurrentTraining(network, self.fitting, total_steps=steps, recipe=self._recipe(splits, seed))
         with tempfile.TemporaryDirectory() as temporary:
             self._run(module, data, self.folder or Path(temporary))
         self.network = network.eval().cpu()
@@ -182,11 +194,11 @@ class LstmForecaster:
     def _recipe(self, splits: Splits, seed: int) -> str:
         fitting = {key: value for key, value in asdict(self.fitting).items() if key != "accelerator"}
         return (
-            f"{self.domain.name}, {self.levels}, {self.sizes}, {fitting}, seed {seed}, "
+            f"{self.domain.name} {self.target.name}, {self.levels}, {self.sizes}, {fitting}, seed {seed}, "
             f"{len(splits.train)} and {len(splits.validation)} windows"
         )
 
-    def _run(self, module: LstmTraining, data: WindowDataModule, folder: Path) -> None:
+    def _run(self, module: RecurrentTraining, data: WindowDataModule, folder: Path) -> None:
         best = callbacks.ModelCheckpoint(
             dirpath=folder,
             filename="best",
@@ -222,15 +234,18 @@ class LstmForecaster:
         Split conformal prediction for quantiles (Romano, Patterson and Candes 2019, arXiv:1905.03222), each tail alone.
         """
         network = self._fitted()
+        network.interval_offset[0] = self._tail_shifts(validation.seen("known"))
+        if self.domain.known_ahead:
+            network.interval_offset[1] = self._tail_shifts(validation.seen("observed"))
+
+    def _tail_shifts(self, validation: WindowSet) -> Tensor:
+        """Shift of each lead's quantiles (H, Q), in log ratios."""
+        network = self._fitted()
         scores = []
         with torch.inference_mode():
             for begin in range(0, len(validation), 1024):
                 rows = np.arange(begin, min(begin + 1024, len(validation)))
-                window = validation.windows(rows)
-                history, future, static = (
-                    torch.from_numpy(part) for part in (window.history_BLK, window.future_BHK, window.static_BS)
-                )
-                ratio, profile, scale = network.log_ratios(history, future, static)
+                ratio, profile, scale = network.log_ratios(*window_tensors(validation.windows(rows)))
                 target = torch.from_numpy(validation.targets(rows))
                 scores.append((network.log_ratio(target, profile, scale)[:, :, None] - ratio).numpy())
         score = np.concatenate(scores)
@@ -240,17 +255,21 @@ class LstmForecaster:
         for index, level in enumerate(self.levels):
             if level != 0.5:
                 offset[measured, index] = np.nanquantile(score[:, measured, index], level, axis=0)
-        network.interval_offset.copy_(torch.from_numpy(offset))
+        return torch.from_numpy(offset)
 
     def predict(self, windows: Window) -> Forecast:
         """Quantiles of the target [its unit]."""
-        return predict_with(self, windows)
+        return predict_with(self, self._fitted(), windows)
 
-    def graph(self) -> nn.Module:
-        """The exported module."""
+    def graph(self) -> ResidualRecurrent:
+        """The module that is exported."""
         return self._fitted()
 
-    def _fitted(self) -> ResidualLstm:
+    def onnx_model(self, sample: Window) -> ModelProto:
+        """The graph, exported."""
+        return as_onnx(self._fitted(), sample)
+
+    def _fitted(self) -> ResidualRecurrent:
         assert self.network is not None, "fit or load comes first"
         return self.network
 
@@ -274,8 +293,8 @@ class LstmForecaster:
         """
         try:
             saved = torch.load(folder / _WEIGHTS_FILE, map_location="cpu", weights_only=True)
-            sizes = LstmConfig(**saved["sizes"])
-            network = ResidualLstm(self.domain, self.levels, sizes)
+            sizes = RecurrentConfig(**saved["sizes"])
+            network = ResidualRecurrent(self.domain, self.target, self.levels, sizes)
             network.load_state_dict(saved["state"])
         except _UNREADABLE as error:
             raise ArtifactError(
@@ -309,14 +328,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _fit_scaling(network: ResidualLstm, train: WindowSet) -> None:
+def _fit_scaling(network: ResidualRecurrent, train: WindowSet) -> None:
     """Means and gains of weather and site attributes over the training span; what never varies gets no gain."""
     panel = train.panel
     until = int(train.origin_B.max()) + 1
     weather = panel.value_STK[:, :until, network.weather].reshape(-1, len(network.weather))
     for values, mean, gain in (
         (weather, network.weather_mean, network.weather_gain),
-        (panel.static_SS, network.static_mean, network.static_gain),
+        (panel.static_SS[:, 1:], network.static_mean, network.static_gain),
     ):
         for column in range(values.shape[1]):
             known = values[:, column][np.isfinite(values[:, column])]

@@ -20,8 +20,8 @@ from features.vocabulary import Domain, Quantity, Site
 from features.windows import build_panel
 from training.evaluate import judge_horizons
 from training.forecaster import predict_set
-from training.models.lstm import FitConfig, LstmForecaster, LstmTraining
-from training.models.neural import LstmConfig, quantile_loss
+from training.models.neural import RecurrentConfig, quantile_loss
+from training.models.recurrent import FitConfig, RecurrentForecaster, RecurrentTraining
 from training.models.seasonal import SeasonalForecaster
 from training.window_set import Splits, split_windows
 
@@ -35,7 +35,7 @@ TOWN = Domain(
     horizons={"2h": 2, "6h": 6},
     static_names=("lanes",),
 )
-TINY = LstmConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8, dropout=0.1)
+TINY = RecurrentConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8, dropout=0.1)
 BRIEF = FitConfig(epochs=3, batch_size=64, windows_per_epoch=192, learning_rate=5e-3, accelerator="cpu")
 SEED = 11
 
@@ -61,11 +61,13 @@ def town_with_memory(*, weeks: int = 24) -> Splits:
     return split_windows(build_panel(TOWN, [site], readings, first_origin_s=first_s, last_origin_s=last_s))
 
 
-def brief(folder: Path | None = None, *, fitting: FitConfig = BRIEF, sizes: LstmConfig = TINY) -> LstmForecaster:
-    return LstmForecaster(TOWN, sizes=sizes, fitting=fitting, folder=folder)
+def brief(
+    folder: Path | None = None, *, fitting: FitConfig = BRIEF, sizes: RecurrentConfig = TINY
+) -> RecurrentForecaster:
+    return RecurrentForecaster(TOWN, sizes=sizes, fitting=fitting, folder=folder)
 
 
-def weights(forecaster: LstmForecaster) -> str:
+def weights(forecaster: RecurrentForecaster) -> str:
     """Every bit of a fitted network."""
     state = forecaster.graph().state_dict()
     return b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in state.items()).hex()
@@ -77,7 +79,7 @@ def splits() -> Splits:
 
 
 @pytest.fixture(scope="module")
-def fitted(splits: Splits) -> LstmForecaster:
+def fitted(splits: Splits) -> RecurrentForecaster:
     fitting = FitConfig(epochs=8, batch_size=32, windows_per_epoch=1024, learning_rate=1e-2, accelerator="cpu")
     forecaster = brief(fitting=fitting, sizes=dataclasses.replace(TINY, hidden=16, head=16, dropout=0.0))
     forecaster.fit(splits, seed=SEED)
@@ -104,17 +106,17 @@ def fit_and_note(folder: Path, *, interrupt_in_epoch: int | None = None) -> dict
     """Fit in `folder`, with a real Ctrl+C in the middle of an epoch; what happened."""
     begun: list[tuple[int, int]] = []
 
-    def at_begin_of_epoch(module: LstmTraining) -> None:
+    def at_begin_of_epoch(module: RecurrentTraining) -> None:
         begun.append((module.current_epoch, module.global_step))
 
-    def at_begin_of_batch(module: LstmTraining, batch: object, index: int) -> None:
+    def at_begin_of_batch(module: RecurrentTraining, batch: object, index: int) -> None:
         if module.current_epoch == interrupt_in_epoch and index == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     # A shell may have started this test with Ctrl+C switched off.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    LstmTraining.on_train_epoch_start = at_begin_of_epoch  # type: ignore[method-assign]
-    LstmTraining.on_train_batch_start = at_begin_of_batch  # type: ignore[method-assign,assignment]
+    RecurrentTraining.on_train_epoch_start = at_begin_of_epoch  # type: ignore[method-assign]
+    RecurrentTraining.on_train_batch_start = at_begin_of_batch  # type: ignore[method-assign,assignment]
     forecaster, interrupted = brief(folder), False
     try:
         forecaster.fit(town_with_memory(), seed=SEED)
@@ -181,7 +183,7 @@ def test_other_seeds_give_other_weights_and_a_folder_changes_nothing(splits: Spl
     assert weights(again) == weights(without)
 
 
-def test_it_learns_what_the_seasonal_profile_does_not_know(splits: Splits, fitted: LstmForecaster) -> None:
+def test_it_learns_what_the_seasonal_profile_does_not_know(splits: Splits, fitted: RecurrentForecaster) -> None:
     levels = fitted.levels
     naive = predict_set(SeasonalForecaster(TOWN), splits.test)[:, :, levels.index(0.5)]
     quantiles, target = predict_set(fitted, splits.test), splits.test.targets()
@@ -192,7 +194,7 @@ def test_it_learns_what_the_seasonal_profile_does_not_know(splits: Splits, fitte
     assert 0.8 < figures["mean"]["coverage_90"] < 0.98
 
 
-def test_calibration_meets_every_level_on_the_validation_weeks(splits: Splits, fitted: LstmForecaster) -> None:
+def test_calibration_meets_every_level_on_the_validation_weeks(splits: Splits, fitted: RecurrentForecaster) -> None:
     quantiles, target = predict_set(fitted, splits.validation), splits.validation.targets()
     for lead in range(TOWN.horizon_steps):
         known = np.isfinite(target[:, lead])
@@ -202,20 +204,20 @@ def test_calibration_meets_every_level_on_the_validation_weeks(splits: Splits, f
                 assert below == pytest.approx(level, abs=0.01), (lead, level)
 
 
-def test_calibration_moves_all_but_the_median(splits: Splits, fitted: LstmForecaster) -> None:
-    offset = fitted.graph().interval_offset.numpy()
+def test_calibration_moves_all_but_the_median(splits: Splits, fitted: RecurrentForecaster) -> None:
+    offset = fitted.graph().interval_offset[0].numpy()
     assert (offset[:, fitted.levels.index(0.5)] == 0).all()
     assert (np.abs(offset).sum(axis=0) > 0).sum() == len(fitted.levels) - 1
 
 
-def test_calibration_without_a_measured_lead_keeps_its_quantiles(splits: Splits, fitted: LstmForecaster) -> None:
+def test_calibration_without_a_measured_lead_keeps_its_quantiles(splits: Splits, fitted: RecurrentForecaster) -> None:
     kept = fitted.graph().interval_offset.clone()
     target = splits.validation.target_ST.copy()
     part = splits.validation.subset(splits.validation.origin_B % 24 == 3)
     hidden = np.unique(part.origin_B) + 2
     target[:, hidden] = np.nan
     fitted.calibrate(dataclasses.replace(part, target_ST=target))
-    offset = fitted.graph().interval_offset
+    offset = fitted.graph().interval_offset[0]
     assert torch.isfinite(offset).all()
     assert (offset[1] == 0).all()
     assert (offset[0] != 0).any()
@@ -282,16 +284,16 @@ def test_a_checkpoint_folder_that_cannot_be_written(splits: Splits, tmp_path: Pa
         brief(tmp_path / "taken" / "folder").fit(splits, seed=SEED)
 
 
-def test_saved_weights_come_back(fitted: LstmForecaster, tmp_path: Path) -> None:
+def test_saved_weights_come_back(fitted: RecurrentForecaster, tmp_path: Path) -> None:
     fitted.save(tmp_path / "new" / "folder")
-    restored = LstmForecaster(TOWN)
+    restored = RecurrentForecaster(TOWN)
     restored.load(tmp_path / "new" / "folder")
     assert weights(restored) == weights(fitted)
     assert restored.sizes == fitted.sizes
 
 
 @pytest.mark.parametrize("damage", ["cut off", "empty", "something else", "missing", "other content"])
-def test_damaged_weights_are_refused(fitted: LstmForecaster, tmp_path: Path, damage: str) -> None:
+def test_damaged_weights_are_refused(fitted: RecurrentForecaster, tmp_path: Path, damage: str) -> None:
     fitted.save(tmp_path)
     path = tmp_path / "weights.pt"
     content = path.read_bytes()
@@ -302,13 +304,13 @@ def test_damaged_weights_are_refused(fitted: LstmForecaster, tmp_path: Path, dam
         path.unlink()
     else:
         torch.save({"state": {}}, path)
-    restored = LstmForecaster(TOWN)
+    restored = RecurrentForecaster(TOWN)
     with pytest.raises(ArtifactError, match="The weights cannot be read"):
         restored.load(tmp_path)
     assert restored.network is None
 
 
-def test_weights_of_another_domain_are_refused(fitted: LstmForecaster, tmp_path: Path) -> None:
+def test_weights_of_another_domain_are_refused(fitted: RecurrentForecaster, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     with pytest.raises(ArtifactError):
-        LstmForecaster(dataclasses.replace(TOWN, horizon_steps=12)).load(tmp_path)
+        RecurrentForecaster(dataclasses.replace(TOWN, horizon_steps=12)).load(tmp_path)

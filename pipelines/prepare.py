@@ -1,0 +1,141 @@
+"""From a domain's name to its panel: what every job that fits or judges a model begins with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from features.domains import DOMAINS
+from features.errors import InvalidParameterError
+from features.feast_repository import FeatureRepository
+from features.sources import find_published
+from features.store import ReadingStore
+from features.vocabulary import Domain, Quantity
+from features.windows import Panel
+from pipelines.ingest import ingest_published, ingest_rollout, render_summary
+from pipelines.settings import Settings
+from pipelines.steps import Steps
+from sim_env import SIMULATORS
+from training.recipes import RECIPES, Recipe
+from training.window_set import Splits, split_windows
+
+_GENERATOR_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A domain's readings, ready to cut windows from.
+
+    Attributes:
+        store: The readings.
+        repository: Feast over them.
+        panel: All inputs of the sites on one grid.
+        measured: Whether the readings are a sensor's.
+        reliable_from_s: Moment from which the test's share of the time is counted, None for the first [s since 1970].
+    """
+
+    store: ReadingStore
+    repository: FeatureRepository
+    panel: Panel
+    measured: bool
+    reliable_from_s: int | None
+
+    @property
+    def domain(self) -> Domain:
+        """What is forecast."""
+        return self.store.domain
+
+    def splits(self, target: Quantity | None = None) -> Splits:
+        """Train, validation and test windows of a target, by default the domain's first.
+
+        Raises:
+            NotEnoughDataError: A part would be empty.
+        """
+        return split_windows(self.panel, target=target, counted_from_s=self.reliable_from_s)
+
+
+def find_recipe(domain: str, name: str) -> Recipe:
+    """A domain's recipe.
+
+    Raises:
+        InvalidParameterError: Nothing can be trained for this domain.
+        UnknownNameError: There is no such domain, or no such recipe.
+    """
+    if DOMAINS[domain].name not in RECIPES:
+        raise InvalidParameterError(
+            parameter="domain",
+            provided=domain,
+            allowed=sorted(RECIPES),
+            fact="There is no trainable model for this domain yet",
+            remedy=f"Its readings can be ingested; train one of: {', '.join(RECIPES)}.",
+        )
+    return RECIPES[domain][name]
+
+
+def prepare(domain: Domain, *, settings: Settings, steps: Steps, data: Path | None) -> Prepared:
+    """Fill the reading store if need be, and bring its readings through Feast onto a grid.
+
+    Args:
+        domain: What is forecast.
+        settings: Folders and addresses.
+        steps: Shows progress.
+        data: Folder or file of a published data set; without it, ingested readings, and without those a generator's.
+
+    Raises:
+        TowncastError: With its remedy.
+    """
+    store = ReadingStore(settings.readings_dir, domain)
+    measured_sites = _readings(store, steps, data)
+    with steps.step("Feast: feature views, services, point-in-time history"):
+        repository = FeatureRepository(settings.feast_dir, store)
+        repository.apply()
+        panel = repository.panel(sites=measured_sites or sorted(store.sites()))
+    return Prepared(
+        store=store,
+        repository=repository,
+        panel=panel,
+        measured=bool(measured_sites),
+        reliable_from_s=_reliable_from(domain, data),
+    )
+
+
+def _readings(store: ReadingStore, steps: Steps, data: Path | None) -> list[str]:
+    """Fill the store if need be; the sites whose readings are measured."""
+    domain = store.domain
+    if data is not None:
+        with steps.step(f"Readings: {data}"):
+            summary = ingest_published(data, domain, root=store.folder.parent)
+        steps.console.print(render_summary(summary))
+    elif not store.sites():
+        if not domain.simulators:
+            raise InvalidParameterError(
+                parameter="data",
+                provided=None,
+                allowed="a folder with a published data set, or ingested readings",
+                fact=f"There are no readings of {domain.name}, and nothing here makes them",
+                remedy=f"Name a folder with --data, or ingest your own: towncast ingest {domain.name} --help.",
+            )
+        name = domain.simulators[0]
+        with steps.step(f"Readings: none ingested, so towncast makes its own (generator '{name}')"):
+            simulator = SIMULATORS[name]
+            rng = np.random.default_rng(_GENERATOR_SEED)
+            scenario = next(iter(simulator.scenarios().values()))
+            summary = ingest_rollout(simulator, scenario, rng=rng, root=store.folder.parent)
+        steps.console.print(render_summary(summary))
+    measured_sites = store.measured_sites()
+    if not measured_sites:
+        steps.console.print(
+            "[yellow]These readings are generated, not measured: the figures below show that the machinery works, "
+            "not how well a real town is forecast.[/] Real ones: [bold]make train DATA=folder[/] or "
+            f"[bold]towncast ingest {domain.name} --help[/]"
+        )
+    return measured_sites
+
+
+def _reliable_from(domain: Domain, data: Path | None) -> int | None:
+    if data is None:
+        return None
+    moment = find_published(domain, data).reliable_from
+    return None if moment is None else int(moment.timestamp())
