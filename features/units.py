@@ -27,6 +27,11 @@ def _registry() -> pint.UnitRegistry[float]:
     return registry
 
 
+# Where the wind comes from, as one of 16 points [degree], north being 0.
+COMPASS_POINTS: dict[str, float] = {
+    point: 22.5 * place for place, point in enumerate("N NNE NE ENE E ESE SE SSE S SSW SW WSW W WNW NW NNW".split())
+}
+
 # What people write, and what pint calls it.
 _ALIASES = {
     "K": "kelvin",
@@ -37,6 +42,7 @@ _ALIASES = {
     "kmh": "km/h",
     "kph": "km/h",
     "mph": "mile/h",
+    "compass": "degree",
 }
 
 

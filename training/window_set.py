@@ -145,3 +145,12 @@ def _windows_at(panel: Panel, target: Quantity, origins: Int64Array) -> WindowSe
     return WindowSet(
         panel=panel, target=target, target_ST=target_ST, site_index_B=site_index, origin_B=origins[position]
     )
+
+
+def join_windows(first: WindowSet, second: WindowSet) -> WindowSet:
+    """The windows of both, which are of one panel and one target."""
+    return replace(
+        first,
+        site_index_B=np.concatenate([first.site_index_B, second.site_index_B]),
+        origin_B=np.concatenate([first.origin_B, second.origin_B]),
+    )

@@ -10,7 +10,7 @@ import pandas as pd
 
 from features.errors import DataError
 from features.registry import Registry
-from features.sources import metro_interstate
+from features.sources import beijing_multisite, bikeshare_dc, bwdf, metro_interstate
 from features.sources.parsed import Parsed
 from features.vocabulary import Domain
 
@@ -22,7 +22,7 @@ class PublishedDataset:
     Attributes:
         name: Unique.
         domain: Name of the domain that it feeds.
-        pattern: Glob pattern of its file name.
+        pattern: Glob pattern of its files' names.
         read: Reader; takes the file, its folder, or a folder above it.
         reliable_from: Moment from which the test's share of the time is counted, where a gap lies before it.
     """
@@ -43,6 +43,28 @@ PUBLISHED.register(
         pattern=metro_interstate.FILE_PATTERN,
         read=metro_interstate.read_metro_interstate,
         reliable_from=metro_interstate.RELIABLE_FROM,
+    ),
+)
+PUBLISHED.register(
+    "beijing_multisite",
+    PublishedDataset(
+        name="beijing_multisite",
+        domain="pollution",
+        pattern=beijing_multisite.FILE_PATTERN,
+        read=beijing_multisite.read_beijing_multisite,
+    ),
+)
+PUBLISHED.register(
+    "bwdf",
+    PublishedDataset(name="bwdf", domain="water", pattern=bwdf.FILE_PATTERN, read=bwdf.read_bwdf),
+)
+PUBLISHED.register(
+    "bikeshare_dc",
+    PublishedDataset(
+        name="bikeshare_dc",
+        domain="demand",
+        pattern=bikeshare_dc.FILE_PATTERN,
+        read=bikeshare_dc.read_bikeshare_dc,
     ),
 )
 

@@ -28,12 +28,18 @@ class ColumnMap:
     Attributes:
         quantity: Name of the quantity.
         column: Name of the column.
-        unit: Unit of its numbers.
+        unit: Unit of its numbers; "compass" reads points such as NNW as degrees.
+        site: Site that the column is about, in a file with a column per site; empty for every site of the file.
+        scale: What a number of the column is multiplied by to be in the unit (files that hold scaled numbers).
+        offset: What is added then [unit].
     """
 
     quantity: str
     column: str
     unit: str
+    site: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +47,14 @@ class TabularMapping:
     """Which column of a table means what.
 
     Attributes:
-        timestamp: Column of the moment that a row is true for: the end of its interval.
+        timestamp: Column of the moment that a row is true for: the end of its interval. Several columns (a date and an
+            hour) are read as one text, with blanks between them.
         timestamp_format: `strptime` pattern, `epoch_s` or `epoch_ms`; empty for ISO 8601.
+        stamp_begins: How long an interval a stamp begins, such as "1h"; empty where it marks the interval's end.
         tz: IANA name of the clock for stamps without an offset, and of the sites' clock.
         repeated_hour: What to make of the hour that the clocks run through twice, see `stamps.parse_stamps`.
         site: Name of the one site, or empty.
-        site_column: Column with the site's name, or empty.
+        site_column: Column with the site's name, or empty. Both are empty where columns name their sites.
         quantities: The measured columns.
         available_column: Column with the moment that a row became known, or empty.
         available_after: How long after its moment a row became known, such as "15min"; empty for at once.
@@ -60,9 +68,10 @@ class TabularMapping:
         sites: Facts of single sites, by name: any of the above, `timezone` and `neighbours`.
     """
 
-    timestamp: str
+    timestamp: str | tuple[str, ...]
     quantities: tuple[ColumnMap, ...]
     timestamp_format: str = ""
+    stamp_begins: str = ""
     tz: str = ""
     repeated_hour: RepeatedHour = "in_order"
     site: str = ""
@@ -83,9 +92,7 @@ class TabularMapping:
             raise _unset("timestamp", "No column is named for the time stamp", "--timestamp date_time")
         if not self.quantities:
             raise _unset("map", "No column is mapped to a quantity", "--map volume=traffic_volume:veh/h")
-        if bool(self.site) == bool(self.site_column):
-            both = "Both a site and a column of sites are given" if self.site else "No site is named"
-            raise _unset("site", both, "either --site R7 (one site) or --site-column road (a name in each row)")
+        self._check_sites()
         if self.available_column and self.available_after:
             raise _unset(
                 "available_after",
@@ -97,7 +104,7 @@ class TabularMapping:
                 check_timezone(zone)
         for name, value, choices in (
             ("decimal", self.decimal, (".", ",")),
-            ("repeated_hour", self.repeated_hour, ("first", "in_order")),
+            ("repeated_hour", self.repeated_hour, ("first", "in_order", "reject")),
         ):
             if value not in choices:
                 raise InvalidParameterError(
@@ -107,7 +114,19 @@ class TabularMapping:
                     fact=f"The mapping's {name} is none of its choices",
                     remedy=f"Use one of {', '.join(map(repr, choices))}.",
                 )
-        assert self.delay >= pd.Timedelta(0)
+        assert min(self.delay, self.interval) >= pd.Timedelta(0)
+
+    def _check_sites(self) -> None:
+        ways = [bool(self.site), bool(self.site_column), bool(self.column_sites)]
+        if sum(ways) != 1:
+            both = "Both a site and a column of sites are given" if all(ways[:2]) else "Sites are named in two ways"
+            fact = both if any(ways) else "No site is named"
+            raise _unset("site", fact, "either --site R7 (one site) or --site-column road (a name in each row)")
+        everywhere = {entry.quantity for entry in self.quantities if not entry.site}
+        for entry in self.quantities:
+            if entry.site and entry.quantity in everywhere:
+                fact = f"{entry.quantity} has both a column for every site and one for {entry.site}"
+                raise _unset("map", fact, "one or the other")
 
     @property
     def delay(self) -> pd.Timedelta:
@@ -116,24 +135,32 @@ class TabularMapping:
         Raises:
             InvalidParameterError: It is no duration, or negative.
         """
-        try:
-            delay = pd.Timedelta(self.available_after or 0)
-        except ValueError:
-            delay = pd.Timedelta(-1)
-        if delay < pd.Timedelta(0):
-            raise InvalidParameterError(
-                parameter="available_after",
-                provided=self.available_after,
-                allowed="durations of at least zero",
-                fact="The delay of availability is no duration",
-                remedy="Write a number and its unit, such as '15min' or '2h'.",
-            )
-        return delay
+        return _duration("available_after", self.available_after, "The delay of availability is no duration")
+
+    @property
+    def interval(self) -> pd.Timedelta:
+        """`stamp_begins` as a duration, zero where it is not given.
+
+        Raises:
+            InvalidParameterError: It is no duration, or negative.
+        """
+        return _duration("stamp_begins", self.stamp_begins, "The interval that a stamp begins is no duration")
+
+    @property
+    def column_sites(self) -> tuple[str, ...]:
+        """The sites that have columns of their own, in order."""
+        return tuple(dict.fromkeys(entry.site for entry in self.quantities if entry.site))
+
+    @property
+    def stamp_columns(self) -> tuple[str, ...]:
+        """The columns that together hold the time stamp."""
+        return (self.timestamp,) if isinstance(self.timestamp, str) else self.timestamp
 
     @property
     def columns(self) -> list[str]:
         """The columns that the mapping reads, each once."""
-        named = [self.timestamp, self.site_column, self.available_column, *(entry.column for entry in self.quantities)]
+        measured = [entry.column for entry in self.quantities]
+        named = [*self.stamp_columns, self.site_column, self.available_column, *measured]
         return list(dict.fromkeys(name for name in named if name))
 
     def make_site(self, name: str) -> Site:
@@ -161,15 +188,34 @@ def _unset(parameter: str, fact: str, example: str) -> InvalidParameterError:
     )
 
 
+def _duration(parameter: str, text: str, fact: str) -> pd.Timedelta:
+    try:
+        duration = pd.Timedelta(text or 0)
+    except ValueError:
+        duration = pd.Timedelta(-1)
+    if duration < pd.Timedelta(0):
+        raise InvalidParameterError(
+            parameter=parameter,
+            provided=text,
+            allowed="durations of at least zero",
+            fact=fact,
+            remedy="Write a number and its unit, such as '15min' or '2h'.",
+        )
+    return duration
+
+
 def parse_map(text: str, domain: Domain) -> ColumnMap:
     """Read `quantity=column:unit`; without a unit the column holds the quantity's canonical one.
+
+    In a file with a column per site each is mapped by itself: `quantity@site=column:unit`.
 
     Raises:
         InvalidParameterError: The text is not of that form.
         UnknownNameError: The domain has no such quantity; near ones are named.
         UnitError: The unit is unknown, or does not measure that quantity.
     """
-    name, equals, rest = text.partition("=")
+    left, equals, rest = text.partition("=")
+    name, _, site = left.partition("@")
     column, colon, unit = rest.rpartition(":")
     if not colon:
         column, unit = rest, ""
@@ -182,7 +228,8 @@ def parse_map(text: str, domain: Domain) -> ColumnMap:
             remedy=f"Write QUANTITY=COLUMN:UNIT, such as {domain.target.name}=count:{domain.target.unit}.",
         )
     quantity = domain.quantity(name.strip())
-    entry = ColumnMap(quantity=quantity.name, column=column.strip(), unit=unit.strip() or quantity.unit)
+    unit = unit.strip() or quantity.unit
+    entry = ColumnMap(quantity=quantity.name, column=column.strip(), unit=unit, site=site.strip())
     convert([], unit=entry.unit, to=quantity.unit)
     return entry
 
@@ -199,6 +246,8 @@ def mapping_beside(path: Path) -> Path | None:
 def read_mapping_file(path: Path) -> dict[str, Any]:
     """Options in a TOML file: the attributes of `TabularMapping`, with `[quantities]` as `name = "column:unit"`.
 
+    In a file with a column per site, `[quantities.name]` has a line `site = "column:unit"` for each.
+
     Raises:
         DataError: The file is missing, no TOML, or has an unknown key or a value of the wrong kind.
     """
@@ -210,7 +259,8 @@ def read_mapping_file(path: Path) -> dict[str, Any]:
         ) from error
     kinds = {entry.name: _kind(entry.name) for entry in fields(TabularMapping)}
     _check_keys(path, options, kinds)
-    if not all(isinstance(entry, str) for entry in options.get("quantities", {}).values()):
+    texts = [text for _, text in _map_entries(options.get("quantities", {}))]
+    if not all(isinstance(text, str) for text in texts):
         raise DataError(
             "A quantity of the mapping file is not given as text",
             found=str(path),
@@ -226,7 +276,18 @@ def read_mapping_file(path: Path) -> dict[str, Any]:
     return options
 
 
+def _map_entries(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Pairs of `quantity` or `quantity@site`, and what is mapped to it."""
+    entries: list[tuple[str, Any]] = []
+    for name, entry in table.items():
+        by_site = entry.items() if isinstance(entry, dict) else [("", entry)]
+        entries.extend((f"{name}@{site}" if site else name, text) for site, text in by_site)
+    return entries
+
+
 def _kind(name: str) -> tuple[type, ...]:
+    if name == "timestamp":
+        return (str, list)
     if name in _NUMBERS:
         return (float, int)
     if name in _TABLES or name == "quantities":
@@ -270,9 +331,9 @@ def make_mapping(
         TowncastError: Something is wrong or lacking; the message says what to give.
     """
     options = read_mapping_file(file) if file else {}
-    from_file = [parse_map(f"{name}={text}", domain) for name, text in options.pop("quantities", {}).items()]
-    by_name = {entry.quantity: entry for entry in (*from_file, *quantities)}
-    if len({entry.quantity for entry in quantities}) < len(quantities):
+    from_file = [parse_map(f"{name}={text}", domain) for name, text in _map_entries(options.pop("quantities", {}))]
+    by_name = {(entry.quantity, entry.site): entry for entry in (*from_file, *quantities)}
+    if len({(entry.quantity, entry.site) for entry in quantities}) < len(quantities):
         raise InvalidParameterError(
             parameter="map",
             provided=[f"{entry.quantity}={entry.column}" for entry in quantities],
@@ -285,5 +346,6 @@ def make_mapping(
         if one in chosen or other in chosen:
             options.pop(one, None)
             options.pop(other, None)
-    timestamp = chosen.pop("timestamp", options.pop("timestamp", ""))
+    stamp = chosen.pop("timestamp", options.pop("timestamp", ""))
+    timestamp = stamp if isinstance(stamp, str) else tuple(map(str, stamp))
     return TabularMapping(timestamp=timestamp, quantities=tuple(by_name.values()), **{**options, **chosen})

@@ -21,15 +21,16 @@ from pathlib import Path
 import pandas as pd
 
 from features.domains.traffic import TRAFFIC
-from features.errors import DataError
 from features.sources.mapping import ColumnMap, TabularMapping
 from features.sources.parsed import Parsed
+from features.sources.published import PublishedFiles
 from features.sources.tabular import read_tabular
 
 FILE_PATTERN = "Metro_Interstate_Traffic_Volume.csv*"
 # Before this moment hours are missing by the month: training starts here.
 RELIABLE_FROM = pd.Timestamp("2015-07-01", tz="US/Central")
 
+_FILES = PublishedFiles(title="Metro Interstate", pattern=FILE_PATTERN, origin="UCI data set 492, doi:10.24432/C5X60B")
 _MAPPING = TabularMapping(
     timestamp="date_time",
     tz="US/Central",
@@ -63,34 +64,4 @@ def read_metro_interstate(path: Path) -> Parsed:
     Raises:
         DataError: The file is not there, empty, cut off, damaged, or lacks a column.
     """
-    file = _find(path)
-    if file.suffix != ".gz":
-        _check_end(file)
-    return read_tabular([file], _MAPPING, TRAFFIC)
-
-
-def _find(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    found = sorted(path.glob(f"**/{FILE_PATTERN}"))
-    if not found:
-        raise DataError(
-            "The folder does not hold the Metro Interstate file",
-            found=str(path),
-            remedy=f"Put {FILE_PATTERN.rstrip('*')} (UCI data set 492, doi:10.24432/C5X60B) into it.",
-        )
-    return found[0]
-
-
-def _check_end(file: Path) -> None:
-    """Refuse a file whose last line is cut: a volume of 9 instead of 954 would be a plausible reading."""
-    if not file.is_file() or not file.stat().st_size:
-        return
-    with file.open("rb") as stream:
-        stream.seek(-1, 2)
-        if stream.read() != b"\n":
-            raise DataError(
-                "The Metro Interstate file is cut off in its last line",
-                found=f"{file}, {file.stat().st_size} bytes",
-                remedy="Fetch it again from UCI (data set 492): its last line ends like the others.",
-            )
+    return read_tabular(_FILES.find(path)[:1], _MAPPING, TRAFFIC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -33,6 +34,26 @@ class Parsed:
     missing: dict[str, int] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def join_parsed(parts: Sequence[Parsed]) -> Parsed:
+    """What several files hold together; of a site that several name, the first tells the facts."""
+    missing: dict[str, int] = {}
+    sites: dict[str, Site] = {}
+    for part in parts:
+        for quantity, count in part.missing.items():
+            missing[quantity] = missing.get(quantity, 0) + count
+        for site in part.sites:
+            sites.setdefault(site.name, site)
+    return Parsed(
+        readings=join_readings([part.readings for part in parts]),
+        rejected=join_rejected([part.rejected for part in parts]),
+        sites=list(sites.values()),
+        rows=sum(part.rows for part in parts),
+        missing=missing,
+        units={quantity: unit for part in parts for quantity, unit in part.units.items()},
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 def join_rejected(parts: list[pd.DataFrame]) -> pd.DataFrame:

@@ -16,8 +16,9 @@ from features.registry import nearest_names
 UNREADABLE = "unreadable time stamp"
 EMPTY = "empty time stamp"
 SKIPPED = "local time that the clocks skip"
+TWICE = "local time that comes twice"
 
-RepeatedHour = Literal["first", "in_order"]
+RepeatedHour = Literal["first", "in_order", "reject"]
 _OFFSET = r"[Tt ]\d\d.*(?:[zZ]|[+-]\d\d(?::?\d\d)?)\s*$"
 _EPOCHS: dict[str, Literal["s", "ms"]] = {"epoch_s": "s", "epoch_ms": "ms"}
 _MOMENT: Final = "datetime64[us, UTC]"
@@ -64,7 +65,8 @@ def parse_stamps(
 
     Text is ISO 8601 unless `stamp_format` says otherwise, for a guess between 1/2 and 2/1 would be silent. In autumn
     the clocks run through an hour twice: there, `"first"` takes each stamp as the first pass (daylight time), and
-    `"in_order"` takes two rows of one stamp (and group) as first and second pass, any other number as the first.
+    `"in_order"` takes two rows of one stamp (and group) as first and second pass, any other number as the first, and
+    `"reject"` reads none of them.
 
     Args:
         raw: Text, numbers or datetimes.
@@ -82,7 +84,7 @@ def parse_stamps(
     empty = raw.isna() | (raw.astype(str).str.strip() == "") if raw.dtype == object else raw.isna()
     local, moment = _read(raw, stamp_format)
     naive = local.notna()
-    skipped, repeated = pd.Series(False, index=raw.index), 0
+    skipped, rejected, repeated = pd.Series(False, index=raw.index), pd.Series(False, index=raw.index), 0
     if naive.any():
         if not tz:
             raise DataError(
@@ -94,13 +96,15 @@ def parse_stamps(
         twice = np.asarray(clock.tz_localize(tz, ambiguous="NaT", nonexistent="shift_forward").isna(), dtype=np.bool_)
         first = _first_pass(clock, twice, repeated_hour, None if group is None else group[naive])
         found = clock.tz_localize(tz, ambiguous=first, nonexistent="NaT")
+        skipped[naive] = found.isna()
+        rejected[naive] = twice & (repeated_hour == "reject")
         moment = moment.where(~naive, pd.Series(index=raw.index, dtype=_MOMENT))
         moment[naive] = found.tz_convert("UTC").as_unit("us")
-        skipped[naive] = found.isna()
+        moment[rejected] = pd.NaT
         repeated = int(twice.sum())
-    unreadable = moment.isna() & ~empty & ~skipped
+    unreadable = moment.isna() & ~empty & ~skipped & ~rejected
     reason = pd.Series("", index=raw.index, dtype=object)
-    reason[empty], reason[skipped], reason[unreadable] = EMPTY, SKIPPED, UNREADABLE
+    reason[empty], reason[skipped], reason[rejected], reason[unreadable] = EMPTY, SKIPPED, TWICE, UNREADABLE
     if unreadable.any() and moment.isna().all():
         raise DataError(
             "No time stamp can be read",

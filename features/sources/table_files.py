@@ -1,10 +1,14 @@
-"""Tables on disk: CSV, gzip CSV and Parquet, told apart by their first bytes and read strictly."""
+"""Tables on disk: CSV, gzip CSV, Parquet and Excel, told apart by their first bytes and read strictly."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
+import zipfile
+import zlib
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
 import pandas as pd
 
@@ -13,12 +17,14 @@ from features.registry import nearest_names
 
 _GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
 _DELIMITERS = ",;\t|"
+_WORKBOOK = "xl/workbook.xml"
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Some columns of a table: text from a CSV (missing cells None), typed from Parquet.
+    """Some columns of a table: text from a CSV (missing cells None), typed from Parquet, cell by cell from Excel.
 
-    A CSV may be separated by comma, semicolon, tab or bar (the header line tells), and is UTF-8.
+    A CSV may be separated by comma, semicolon, tab or bar (the header line tells), and is UTF-8. An Excel workbook has
+    one sheet, whose first row is the header.
 
     Raises:
         DataError: The file is missing, empty, damaged or no table, or lacks a column (near ones are named).
@@ -26,6 +32,8 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     kind = _first_bytes(path)
     if kind == _PARQUET:
         table = _read_parquet(path, columns)
+    elif kind == _ZIP:
+        table = _read_workbook(path, columns)
     else:
         table = _read_csv(path, columns, compressed=kind[:2] == _GZIP)
     if table.empty:
@@ -43,10 +51,6 @@ def _first_bytes(path: Path) -> bytes:
         ) from error
     if not first:
         raise DataError("The file is empty", found=str(path), remedy="Fetch or export it again.")
-    if first == _ZIP:
-        raise DataError(
-            "The file is a ZIP archive or a spreadsheet", found=str(path), remedy="Unpack it, or save the sheet as CSV."
-        )
     return first
 
 
@@ -82,6 +86,41 @@ def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
     return table.reset_index()[columns] if set(columns) - set(table.columns) else table[columns]
+
+
+def _read_workbook(path: Path, columns: list[str]) -> pd.DataFrame:
+    import pyarrow.csv as pv
+    from openpyxl import load_workbook
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = _WORKBOOK in archive.namelist()
+    except zipfile.BadZipFile:
+        whole = False
+    if not whole:
+        raise DataError(
+            "The file is a ZIP archive, or a workbook that is cut off",
+            found=str(path),
+            remedy="Unpack it, or fetch the workbook again.",
+        )
+    try:
+        with contextlib.closing(load_workbook(path, read_only=True, data_only=True)) as workbook:
+            if len(workbook.worksheets) != 1:
+                raise DataError(
+                    "The workbook has several sheets",
+                    found=f"{path}: {', '.join(workbook.sheetnames[:6])}",
+                    remedy="Save the sheet with the readings as a file of its own.",
+                )
+            rows = workbook.worksheets[0].iter_rows(values_only=True)
+            header = ["" if name is None else str(name).strip() for name in next(rows, ())]
+            _require_columns(path, columns, header)
+            places = [header.index(column) for column in columns]
+            cells = [[row[place] if place < len(row) else None for place in places] for row in rows]
+    except (zipfile.BadZipFile, zlib.error, ParseError, KeyError, ValueError, IndexError, OSError, EOFError) as error:
+        raise _damaged(path, error) from error
+    table = pd.DataFrame(cells, columns=columns, dtype=object)
+    table = table.where(~table.isin(pv.ConvertOptions().null_values), None)
+    return table.dropna(how="all", ignore_index=True)
 
 
 def _read_csv(path: Path, columns: list[str], *, compressed: bool) -> pd.DataFrame:

@@ -1,10 +1,10 @@
-"""A user's own files (CSV, gzip CSV, Parquet) -> readings in canonical units, in UTC."""
+"""A user's own files (CSV, gzip CSV, Parquet, Excel) -> readings in canonical units, in UTC."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from features.sources.mapping import ColumnMap, TabularMapping, make_mapping, ma
 from features.sources.parsed import REJECTED_COLUMNS, Parsed, join_rejected
 from features.sources.stamps import RepeatedHour, parse_stamps
 from features.sources.table_files import read_table
-from features.units import convert
+from features.units import COMPASS_POINTS, convert
 from features.vocabulary import Domain
 
 __all__ = ["ColumnMap", "TabularMapping", "make_mapping", "mapping_beside", "parse_map", "read_tabular"]
@@ -41,10 +41,11 @@ class _Rows:
 def read_tabular(paths: Sequence[Path], mapping: TabularMapping, domain: Domain) -> Parsed:
     """Read files of one shape.
 
-    Each mapped cell ends as a reading, as a rejected row with its reason, or counted as missing if it is empty.
+    Each mapped cell ends as a reading, as a rejected row with its reason, or counted as missing if it is empty; where
+    columns name their sites, a cell of a column that names none does so once for each site.
 
     Args:
-        paths: CSV, gzip CSV or Parquet files.
+        paths: CSV, gzip CSV, Parquet or Excel files.
         mapping: Which column means what.
         domain: Gives the canonical units.
 
@@ -65,10 +66,11 @@ def read_tabular(paths: Sequence[Path], mapping: TabularMapping, domain: Domain)
         shared, twice = _read_rows(table, mapping, path)
         rows, repeated = rows + len(table), repeated + twice
         for entry in mapping.quantities:
-            good, bad, empty = _read_cells(table[entry.column], shared, entry, mapping, domain)
-            readings.append(good)
-            rejected.append(bad)
-            missing[entry.quantity] += empty
+            for own in _rows_of(entry, shared, mapping):
+                good, bad, empty = _read_cells(table[entry.column], own, entry, mapping, domain)
+                readings.append(good)
+                rejected.append(bad)
+                missing[entry.quantity] += empty
     joined = join_readings(readings)
     return Parsed(
         readings=joined,
@@ -89,23 +91,39 @@ def _read_rows(table: pd.DataFrame, mapping: TabularMapping, path: Path) -> tupl
         reason[site == ""] = NO_SITE
     else:
         site = pd.Series(mapping.site, index=table.index, dtype=object)
-    stamps = table[mapping.timestamp]
+    stamps = _stamps(table, mapping)
     parse = functools.partial(parse_stamps, tz=mapping.tz, stamp_format=mapping.timestamp_format)
     valid = parse(stamps, group=site, repeated_hour=_repeated_hour(mapping))
     raw = pd.Series("", index=table.index, dtype=object)
     _mark(reason, raw, valid.reason, stamps)
-    repeated = valid.repeated
+    repeated, valid_at = valid.repeated, valid.moment + mapping.interval
     if mapping.available_column:
         texts = table[mapping.available_column]
         known = parse(texts, repeated_hour="first")
         _mark(reason, raw, known.reason.where(known.reason == "", known.reason + " of availability"), texts)
         available_at, repeated = known.moment, repeated + known.repeated
     else:
-        available_at = valid.moment + mapping.delay
+        available_at = valid_at + mapping.delay
     feed = mapping.source or path.name.split(".")[0]
     source = feed if ":" in feed else f"sensor:{feed}"
-    shared = _Rows(site=site, valid_at=valid.moment, available_at=available_at, reason=reason, raw=raw, source=source)
+    shared = _Rows(site=site, valid_at=valid_at, available_at=available_at, reason=reason, raw=raw, source=source)
     return shared, repeated
+
+
+def _stamps(table: pd.DataFrame, mapping: TabularMapping) -> pd.Series:
+    first, *others = (table[name] for name in mapping.stamp_columns)
+    if not others:
+        return first
+    texts = [part.astype(str).str.strip().where(part.notna()) for part in (first, *others)]
+    return functools.reduce(lambda left, right: left + " " + right, texts)
+
+
+def _rows_of(entry: ColumnMap, shared: _Rows, mapping: TabularMapping) -> list[_Rows]:
+    """The rows of each site that a column is about."""
+    if not mapping.column_sites:
+        return [shared]
+    names = [entry.site] if entry.site else mapping.column_sites
+    return [replace(shared, site=pd.Series(name, index=shared.site.index, dtype=object)) for name in names]
 
 
 def _repeated_hour(mapping: TabularMapping) -> RepeatedHour:
@@ -124,7 +142,8 @@ def _read_cells(
     cells: pd.Series, rows: _Rows, entry: ColumnMap, mapping: TabularMapping, domain: Domain
 ) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """Readings, rejected rows, and the number of empty cells of one column."""
-    numbers, empty = _numbers(cells, mapping.decimal)
+    numbers, empty = _numbers(_degrees(cells) if entry.unit == "compass" else cells, mapping.decimal)
+    numbers = numbers * entry.scale + entry.offset
     unread = ~empty & np.isnan(numbers)
     if unread.any() and np.isnan(numbers).all():
         raise DataError(
@@ -160,6 +179,12 @@ def _read_cells(
     return readings, rejected, int(empty.sum())
 
 
+def _degrees(cells: pd.Series) -> pd.Series:
+    """Points of the compass as degrees; what is none stays as it is."""
+    points = cells.astype(str).str.strip().str.upper().map(COMPASS_POINTS)
+    return cells.astype(object).where(points.isna(), points)
+
+
 def _numbers(cells: pd.Series, decimal: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Cells as numbers, NaN where they are none, and which are empty."""
     empty = cells.isna()
@@ -177,6 +202,7 @@ def _notes(mapping: TabularMapping, repeated: int) -> tuple[str, ...]:
         meaning = {
             "first": "each was taken as the first pass (daylight time)",
             "in_order": "two rows of one stamp were taken as first and second pass, any other number as the first pass",
+            "reject": "none of them was read",
         }[_repeated_hour(mapping)]
         notes.append(f"{repeated} stamps lie in an hour that the clocks run through twice: {meaning}.")
     if not mapping.available_column and not mapping.available_after:
