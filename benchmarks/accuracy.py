@@ -1,8 +1,8 @@
 """Accuracy on the last fifth of real data sets, beside the naive profiles, LightGBM, earlier peers and the claims.
 
-Run: `python -m benchmarks.accuracy --domain traffic --data DIR`; without `--domain` all four. Origins every
-hour (water: every local midnight). A data set's name ends in `_weather` where the weather of the hours ahead is given as observed,
-like a perfect weather forecast; otherwise nothing after the origin is known but the calendar.
+Run: `python -m benchmarks.accuracy --domain traffic --data DIR`; without `--domain` all four. Origins every hour
+(water: every local midnight). A data set's name ends in `_weather` where the weather of the hours ahead is given as
+observed, like a perfect weather forecast; otherwise nothing after the origin is known but the calendar.
 """
 
 from __future__ import annotations

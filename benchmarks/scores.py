@@ -151,9 +151,28 @@ def score_stations(data_set: str, fitted: dict[str, Fitted], pictures: Path | No
 
 
 def _station(forecasts: Forecasts, chosen: npt.NDArray[np.bool_]) -> Figures:
-    leads = [forecasts.at(chosen, lead) for lead in range(1, 2 * _DAY + 1)]
-    mean = {name: float(np.mean([figures[name] for figures in leads[:_DAY]])) for name in leads[0]}
-    return {"24h": _round(leads[_DAY - 1]), "48h": _round(leads[2 * _DAY - 1]), "mean_1_24h": _round(mean)}
+    day, two_days = (_round(forecasts.at(chosen, lead)) for lead in (_DAY, 2 * _DAY))
+    return {"24h": day, "48h": two_days, "mean_1_24h": _first_day(forecasts, chosen)}
+
+
+def _first_day(forecasts: Forecasts, chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Figures of the mean concentration of the next 24 hours, and the mean of the 24 hours' own RMSE.
+
+    The bars that were measured before are of the former: their RMSE and R2 fit its spread.
+    """
+    middle = forecasts.levels.index(0.5)
+    truth = _day_mean(forecasts.target_BH[chosen, :_DAY])
+    error, naive_error = (
+        part[chosen, :_DAY, middle].mean(axis=1) - truth for part in (forecasts.adjusted_BHQ, forecasts.naive_BHQ)
+    )
+    known = np.isfinite(truth)
+    hours = [forecasts.at(chosen, lead)["rmse"] for lead in range(1, _DAY + 1)]
+    return {
+        "rmse": round(float(np.sqrt(np.mean(error[known] ** 2))), 4),
+        "r2": round(float(1 - np.mean(error[known] ** 2) / np.var(truth[known])), 4),
+        "naive_rmse": round(float(np.sqrt(np.mean(naive_error[known] ** 2))), 4),
+        "mean_of_hourly_rmse": round(float(np.mean(hours)), 4),
+    }
 
 
 def _categories(by_target: dict[str, Forecasts]) -> dict[str, dict[str, float]]:
