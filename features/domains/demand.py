@@ -12,5 +12,6 @@ DEMAND = Domain(
     covariates=(TEMPERATURE, HUMIDITY, WIND_SPEED),
     known_ahead=("temperature", "humidity", "wind_speed"),
     horizons={"2h": 2, "6h": 6, "12h": 12, "24h": 24},
+    simulators=("control_points",),
     api_path="/predict/demand",
 )

@@ -16,17 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.calendar import calendar_features
 from features.card import BPR_FACTOR, BPR_POWER
 from features.domains.traffic import TRAFFIC
-from features.readings import epoch_s, join_readings, make_readings
-from features.vocabulary import CALENDAR_CHANNELS, Domain, Site
+from features.readings import join_readings, make_readings
+from features.vocabulary import Domain, Site
 from sim_env.simulator import scenario_source
 from sim_env.traffic.scenario import RoadsScenario
+from sim_env.traffic.shapes import DAYS_OF_YEAR, WEEK_HOURS, Array, episodes, fade, hump, local_calendar, town_weather
 
-Array = npt.NDArray[np.float64]
-_WEEK_HOURS = 168
-_DAYS_OF_YEAR = 365.25
 # A queue lets hardly more through than the capacity.
 _LARGEST_LOAD = 1.05
 
@@ -75,14 +72,14 @@ class RoadsSimulator:
         Returns:
             Readings of all roads.
         """
-        hours = scenario.weeks * _WEEK_HOURS
+        hours = scenario.weeks * WEEK_HOURS
         moments = scenario.start_at + pd.to_timedelta(np.arange(1, hours + 1), unit="h")
-        calendar = _calendar(moments, self.sites(scenario)[0])
-        weather = _weather(calendar, scenario, rng)
+        calendar = local_calendar(moments, self.sites(scenario)[0])
+        weather = town_weather(calendar, wetness=scenario.wetness, rng=rng)
         roads = len(scenario.roads)
         volume_RT, speed_RT = _traffic(calendar, weather, scenario, rng)
 
-        absent_RT = _episodes(rng, roads, hours, per_week=scenario.outages_per_week, hours_low=3, hours_high=48)
+        absent_RT = episodes(rng, roads, hours, per_week=scenario.outages_per_week, hours_low=3, hours_high=48)
         # A counter that is out for the whole of a short run would make its road unheard of.
         absent_RT[absent_RT.all(axis=1), 0] = False
         delay_h_RT = np.where(rng.random((roads, hours)) < scenario.late_share, rng.integers(1, 4, (roads, hours)), 0)
@@ -130,49 +127,6 @@ def travel_speed(free_speed_km_per_h: npt.ArrayLike, load: npt.ArrayLike) -> Arr
     return speed
 
 
-def _calendar(moments: pd.DatetimeIndex, site: Site) -> dict[str, Array]:
-    """Calendar channels by name at the beginning of each hour; `middle` is the local time of its middle [h]."""
-    begins = epoch_s(pd.Series(moments)) - 3600
-    channels = calendar_features(begins, site).astype(np.float64)
-    named = dict(zip(CALENDAR_CHANNELS, channels.T, strict=True))
-    return {**named, "middle": (named["hour_of_day"] + 0.5) % 24}
-
-
-def _fade(innovations: Array, persistence: float) -> Array:
-    """AR(1) noise of unit standard deviation along the last axis."""
-    series = np.empty_like(innovations)
-    state = innovations[..., 0]
-    scale = np.sqrt(1.0 - persistence**2)
-    for step in range(innovations.shape[-1]):
-        state = state if step == 0 else persistence * state + scale * innovations[..., step]
-        series[..., step] = state
-    return series
-
-
-def _hump(hour: Array, centre: float, width_h: float) -> Array:
-    """A bell over the clock's circle."""
-    distance = (hour - centre + 12.0) % 24.0 - 12.0
-    bell: Array = np.exp(-0.5 * (distance / width_h) ** 2)
-    return bell
-
-
-def _weather(calendar: dict[str, Array], scenario: RoadsScenario, rng: np.random.Generator) -> dict[str, Array]:
-    """The town's weather: hot before the monsoon of late June to September, dry for the rest of the year."""
-    hours = len(calendar["middle"])
-    year = 2 * np.pi * calendar["day_of_year"] / _DAYS_OF_YEAR
-    monsoon = np.exp(-0.5 * ((calendar["day_of_year"] - 215.0) / 32.0) ** 2)
-    front = _fade(rng.normal(size=hours), 0.97)
-    shower = _fade(rng.normal(size=hours), 0.6)
-    cloud = 100.0 / (1.0 + np.exp(-(1.6 * front + 3.5 * monsoon - 1.5)))
-    # It rains where a latent wetness exceeds a threshold that the monsoon lowers.
-    latent = 0.8 * front + 0.6 * shower + 1.6 * monsoon + 0.5 * np.log(max(scenario.wetness, 1e-6))
-    rainfall = np.minimum(3.0 * np.maximum(latent - 2.2, 0.0) ** 1.5, 120.0)
-    seasonal = 27.5 - 6.5 * np.cos(year - 0.35) - 2.5 * monsoon
-    daily = 6.0 * np.cos(2 * np.pi * (calendar["middle"] - 15.0) / 24.0) * (1.0 - 0.5 * monsoon)
-    temperature = seasonal + daily + 1.5 * _fade(rng.normal(size=hours), 0.98) - 0.03 * cloud * (rainfall > 0)
-    return {"temperature": temperature, "rainfall": rainfall, "cloud_cover": cloud}
-
-
 def _traffic(
     calendar: dict[str, Array], weather: dict[str, Array], scenario: RoadsScenario, rng: np.random.Generator
 ) -> tuple[Array, Array]:
@@ -181,8 +135,8 @@ def _traffic(
     shape = (len(roads), len(calendar["middle"]))
     capacity_R = np.array([road.capacity_veh_per_h for road in roads])
     soaked_T = 1.0 - np.exp(-weather["rainfall"] / 4.0)
-    season_T = 1.0 + scenario.seasonal_swing * np.cos(2 * np.pi * (calendar["day_of_year"] - 15.0) / _DAYS_OF_YEAR)
-    noise_RT = 0.8 * _fade(rng.normal(size=shape), 0.7) + 0.6 * _fade(rng.normal(size=shape[1]), 0.8)
+    season_T = 1.0 + scenario.seasonal_swing * np.cos(2 * np.pi * (calendar["day_of_year"] - 15.0) / DAYS_OF_YEAR)
+    noise_RT = 0.8 * fade(rng.normal(size=shape), 0.7) + 0.6 * fade(rng.normal(size=shape[1]), 0.8)
     demand_RT = (
         np.array([road.peak_load for road in roads])[:, None]
         * capacity_R[:, None]
@@ -190,7 +144,7 @@ def _traffic(
         * (season_T * (1.0 - scenario.rain_loss * soaked_T))[None, :]
         * np.exp(scenario.noise * noise_RT)
     )
-    struck_RT = _episodes(rng, *shape, per_week=scenario.incidents_per_week, hours_low=1, hours_high=5)
+    struck_RT = episodes(rng, *shape, per_week=scenario.incidents_per_week, hours_low=1, hours_high=5)
     lost_RT = np.where(struck_RT, rng.uniform(0.3, 0.6, shape), 0.0)
     # Half of those who meet an incident take a neighbouring road; the lost share of capacity says how many meet it.
     leaving_RT = 0.5 * lost_RT * demand_RT
@@ -207,25 +161,14 @@ def _traffic(
 def _daily_shape(calendar: dict[str, Array], morning_R: Array) -> Array:
     """Demand over the usual weekday's peak, (R, T)."""
     hour = calendar["middle"]
-    evening = 0.95 * _hump(hour, 18.75, 1.9) + 0.4 * _hump(hour, 13.5, 2.6)
-    working_RT = 0.05 + evening[None, :] + 0.85 * morning_R[:, None] * _hump(hour, 9.75, 1.4)[None, :]
-    free_T = 0.06 + 0.6 * _hump(hour, 17.5, 4.2)
+    evening = 0.95 * hump(hour, 18.75, 1.9) + 0.4 * hump(hour, 13.5, 2.6)
+    working_RT = 0.05 + evening[None, :] + 0.85 * morning_R[:, None] * hump(hour, 9.75, 1.4)[None, :]
+    free_T = 0.06 + 0.6 * hump(hour, 17.5, 4.2)
     at_home = (calendar["day_of_week"] >= 6) | (calendar["holiday"] > 0)
     # Saturday is half a working day.
     share_T = np.where(at_home, 0.0, np.where(calendar["day_of_week"] == 5, 0.5, 1.0))
     shape_RT: Array = share_T * working_RT + (1.0 - share_T) * free_T
     return shape_RT
-
-
-def _episodes(
-    rng: np.random.Generator, roads: int, hours: int, *, per_week: float, hours_low: int, hours_high: int
-) -> npt.NDArray[np.bool_]:
-    """Hours (R, T) inside episodes that begin at a given rate and last `hours_low` to `hours_high` hours."""
-    begins_RT = rng.random((roads, hours)) < 1.0 - np.exp(-per_week / _WEEK_HOURS)
-    length_RT = np.where(begins_RT, rng.integers(hours_low, hours_high + 1, (roads, hours)), 0)
-    until_RT = np.maximum.accumulate(np.where(begins_RT, np.arange(hours) + length_RT, 0), axis=1)
-    inside: npt.NDArray[np.bool_] = np.arange(hours) < until_RT
-    return inside
 
 
 def _spill_matrix(scenario: RoadsScenario) -> Array:
