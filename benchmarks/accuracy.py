@@ -7,26 +7,21 @@ observed, like a perfect weather forecast; otherwise nothing after the origin is
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bars import BARS, CLAIMS, MORE_IS_BETTER, NOTES
+from benchmarks.fitting import fit_domain
 from benchmarks.report import arguments, print_result, wide_console
-from benchmarks.scores import SCORES, Figures, Fitted
+from benchmarks.scores import SCORES, Figures
 from features.domains import DOMAINS
 from features.sources import find_published
 from features.vocabulary import Domain
-from pipelines.prepare import Prepared, prepare
 from pipelines.quiet import quiet_libraries
-from pipelines.settings import Settings
-from pipelines.steps import Steps
-from training.families import Workplace, make_forecaster
-from training.recipes import RECIPES, Recipe, RecurrentRecipe
+from training.recipes import RECIPES, Recipe
 
 
 def main() -> None:
@@ -44,34 +39,12 @@ def main() -> None:
     for name in names:
         domain = DOMAINS[name]
         recipe = RECIPES[name]["quick" if options.quick else options.recipe]
-        found = score_domain(domain, recipe, options.data, console, quick=options.quick, pictures=options.pictures)
+        fitted = fit_domain(domain, recipe, options.data, console, quick=options.quick)
+        with console.status("judging"):
+            found = SCORES[name](find_published(domain, options.data).name, fitted, options.pictures)
         show(domain, recipe, found)
         figures |= found
     print_result("accuracy", {**figures, "recipe": "quick" if options.quick else options.recipe})
-
-
-def score_domain(
-    domain: Domain, recipe: Recipe, data: Path, console: Console, *, quick: bool, pictures: Path | None
-) -> dict[str, Figures]:
-    """Fit every target's forecaster as the training job does, and score each data set of the domain."""
-    if quick and isinstance(recipe.config, RecurrentRecipe):
-        fitting = replace(recipe.config.fitting, epochs=1, windows_per_epoch=2000)
-        recipe = replace(recipe, config=replace(recipe.config, fitting=fitting))
-    with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        settings = Settings(readings_dir=root / "readings", feast_dir=root / "feast")
-        prepared: Prepared = prepare(domain, settings=settings, steps=Steps(console), data=data)
-        fitted = {}
-        for target in domain.targets:
-            splits = prepared.splits(target)
-            console.print(f"{target.name}: train {splits.train.span()}, test {splits.test.span()}")
-            place = Workplace(folder=root / "checkpoints" / target.name)
-            forecaster = make_forecaster(domain, recipe, place, target=target)
-            with console.status(f"fitting {target.name}"):
-                forecaster.fit(splits, seed=recipe.seed)
-            fitted[target.name] = Fitted(forecaster=forecaster, splits=splits, quick=quick)
-        with console.status("judging"):
-            return SCORES[domain.name](find_published(domain, data).name, fitted, pictures)
 
 
 def show(domain: Domain, recipe: Recipe, figures: dict[str, Figures]) -> None:

@@ -9,30 +9,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.fitting import Fitted
 from benchmarks.peers import LightGbmResidual, hour_of_week_median
 from features.air_quality import category, sub_index
 from features.air_quality_standards import STANDARDS
 from features.vocabulary import CALENDAR_CHANNELS, Domain, Float32Array
-from features.windows import Ahead
 from training.calibrate import start_intervals, walk_intervals
 from training.evaluate import judge
-from training.forecaster import Forecaster, predict_set
+from training.forecaster import predict_set
 from training.models.seasonal import SeasonalForecaster
 from training.train import draw, judge_forecaster
-from training.window_set import Splits, WindowSet, join_windows
+from training.window_set import Ahead, WindowSet, join_windows
 
 # By horizon and metric.
 Figures = dict[str, dict[str, float]]
 _DAY = 24
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """A fitted forecaster and what it was fitted on; `quick` for a smoke run."""
-
-    forecaster: Forecaster
-    splits: Splits
-    quick: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +100,7 @@ def score_hourly(data_set: str, fitted: dict[str, Fitted], pictures: Path | None
                 figures[name] |= _lightgbm(only, forecasts.windows, lead)
         found[data_set + _suffix(ahead)] = figures
     if pictures is not None and domain.name == "traffic":
-        draw(judge_forecaster(only.forecaster, only.splits.test), pictures, levels=only.forecaster.levels)
+        draw(judge_forecaster(only.forecaster, only.splits.test), pictures)
     return found
 
 

@@ -15,6 +15,8 @@ CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
 # Alias of the version that serves.
 CHAMPION = "champion"
+# Key of `Card.trained`: the last moment whose value its weights or its intervals were fitted to [s since 1970].
+TRAINED_UNTIL = "train_until_s"
 
 
 def registered_name(domain: str, target: str = "") -> str:

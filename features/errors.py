@@ -32,13 +32,24 @@ class InvalidParameterError(TowncastError):
         allowed: The allowed values, or a description of them.
         fact: What is wrong.
         remedy: What to send instead.
+        nearest: Allowed names that look like the one that was given.
     """
 
-    def __init__(self, *, parameter: str, provided: Any, allowed: Sequence[Any] | str, fact: str, remedy: str) -> None:
+    def __init__(
+        self,
+        *,
+        parameter: str,
+        provided: Any,
+        allowed: Sequence[Any] | str,
+        fact: str,
+        remedy: str,
+        nearest: Sequence[str] = (),
+    ) -> None:
         super().__init__(fact, found=repr(provided), remedy=remedy)
         self.parameter = parameter
         self.provided = provided
         self.allowed = allowed
+        self.nearest = list(nearest)
 
 
 class UnknownNameError(TowncastError):
@@ -81,9 +92,17 @@ class ParityError(ArtifactError):
     """An exported graph does not reproduce the forecaster it came from."""
 
 
+class PromotionError(TowncastError):
+    """A version cannot become champion: the gate, a missing approval, or the history stands against it."""
+
+
 class RuntimeUnavailableError(TowncastError):
     """The runtime that should answer cannot; another may."""
 
 
 class DeviceError(TowncastError):
     """An accelerator was asked for and is not there."""
+
+
+class SearchError(TowncastError):
+    """A search for a recipe cannot go on; its finished trials are kept."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +23,8 @@ from features.vocabulary import (
     site_code,
 )
 
-# What a window holds of the covariates that are known ahead: what was known at the origin, or what was measured later,
-# as if a perfect forecast of it had been there. The latter is for training and for judging, and says so.
-Ahead = Literal["known", "observed"]
+# An observation stands in for a forecast of the hours after it that have none, for at most so many steps.
+_CARRIED_STEPS = 6
 _ALWAYS_KNOWN = np.iinfo(np.int32).min
 
 
@@ -100,6 +98,19 @@ class Panel:
         """Measured channels that are known ahead, in the domain's order."""
         names = [quantity.name for quantity in self.domain.inputs]
         return np.array([names.index(name) for name in self.domain.known_ahead], dtype=np.int64)
+
+    def observed_ahead(self) -> Float32Array:
+        """What the covariates that are known ahead turned out to be, shape (S, T, A).
+
+        A forecast has no gaps where a sensor has them, and a gap may tell of the target (no trips, no row): the last
+        value is carried over some hours.
+        """
+        channels = self.channels_ahead
+        observed = np.empty((*self.value_STK.shape[:2], len(channels)), dtype=np.float32)
+        for position, channel in enumerate(channels):
+            table = pd.DataFrame(self.final_ST(int(channel)).T)
+            observed[:, :, position] = table.ffill(limit=_CARRIED_STEPS).to_numpy().T
+        return observed
 
     def index_of(self, origin_s: int) -> int:
         """Grid index of a moment.
@@ -326,7 +337,7 @@ def _aggregate(known: dict[pd.Timestamp, float], how: Aggregation) -> float:
 
 
 def make_windows(
-    panel: Panel, site_index_B: npt.ArrayLike, origin_B: npt.ArrayLike, *, ahead: Ahead = "known"
+    panel: Panel, site_index_B: npt.ArrayLike, origin_B: npt.ArrayLike, *, observed_STA: Float32Array | None = None
 ) -> Window:
     """Cut windows at given sites and origins, as they were known at each origin.
 
@@ -334,10 +345,11 @@ def make_windows(
         panel: Readings on the grid.
         site_index_B: Index of each window's site in `panel.sites`.
         origin_B: Grid index of each window's origin, between `panel.first_origin` and `panel.last_origin`.
-        ahead: Whether the covariates that are known ahead are given as they were known, or as they were measured later.
+        observed_STA: What the covariates that are known ahead turned out to be (`Panel.observed_ahead`): given in place
+            of what was known of them, as if a perfect forecast had been there. For training and judging, which say so.
 
     Returns:
-        The windows; unless `ahead` is `observed`, no value with an availability after its origin is in them.
+        The windows; without `observed_STA` no value with an availability after its origin is in them.
     """
     domain = panel.domain
     site_index = np.asarray(site_index_B, dtype=np.int64)
@@ -364,9 +376,8 @@ def make_windows(
     calendar = len(CALENDAR_CHANNELS)
     future[:, :, :calendar] = flat[future_rows, measured:]
     channels_ahead = panel.channels_ahead
-    if ahead == "observed":
-        for position, channel in enumerate(channels_ahead):
-            future[:, :, calendar + position] = panel.final_ST(int(channel)).reshape(-1)[future_rows]
+    if observed_STA is not None:
+        future[:, :, calendar:] = observed_STA.reshape(sites * steps, -1)[future_rows]
     elif len(channels_ahead):
         future[:, :, calendar:] = flat[future_rows[:, :, None], channels_ahead]
         _hide_unknown(panel, future[:, :, calendar:], future_row, origin, channels_ahead, unsure_from=0)

@@ -72,10 +72,11 @@ class TimedLoader(DataLoader[Batch]):
 
 
 class WindowDataModule(lightning.LightningDataModule):
-    """The splits of one domain as loaders.
+    """The splits of one domain as loaders, and its folds; families without loaders take `splits` itself.
 
     Args:
         splits: Train, validation and test windows.
+        folds: Of `training.folds.cross_validation`, where recipes are to be chosen.
         batch_size: Windows per batch.
         windows_per_epoch: At most this many training windows per epoch, drawn anew for each; all if None.
         hide_ahead: See `WindowDataset`.
@@ -86,17 +87,29 @@ class WindowDataModule(lightning.LightningDataModule):
         self,
         splits: Splits,
         *,
-        batch_size: int,
-        windows_per_epoch: int | None,
-        seed: int,
+        folds: tuple[Splits, ...] = (),
+        batch_size: int = 128,
+        windows_per_epoch: int | None = None,
+        seed: int = 0,
         hide_ahead: float = 1.0,
     ) -> None:
         super().__init__()
         self.splits = splits
+        self.folds = folds
         self.batch_size = batch_size
         self.windows_per_epoch = windows_per_epoch
         self.seed = seed
         self.hide_ahead = hide_ahead
+
+    def fold(self, number: int) -> WindowDataModule:
+        """The same over one fold, the oldest being 0: its test loader gives the judged block."""
+        return WindowDataModule(
+            self.folds[number],
+            batch_size=self.batch_size,
+            windows_per_epoch=self.windows_per_epoch,
+            seed=self.seed,
+            hide_ahead=self.hide_ahead,
+        )
 
     def train_dataloader(self) -> TimedLoader:
         """Training windows in random order; a training that is taken up again does not begin with the first order."""

@@ -12,6 +12,12 @@ from lightning.pytorch.loggers import Logger
 from features.registry import Registry
 from features.vocabulary import Domain, Quantity
 from training.forecaster import Forecaster
+from training.models.additive import ProphetConfig
+from training.models.additive_forecaster import AdditiveForecaster
+from training.models.blended import BlendedForecaster
+from training.models.blended_graph import BlendConfig
+from training.models.boosted import BoostedForecaster
+from training.models.boosted_config import BoostedConfig
 from training.models.recurrent import RecurrentForecaster
 from training.models.seasonal import SeasonalForecaster
 from training.recipes import Recipe, RecurrentRecipe
@@ -51,6 +57,31 @@ def _recurrent(domain: Domain, target: Quantity, recipe: Recipe, place: Workplac
     )
 
 
+def _boosted(domain: Domain, target: Quantity, recipe: Recipe, place: Workplace) -> Forecaster:
+    config = recipe.config
+    assert isinstance(config, BoostedConfig), f"recipe {recipe.name} of {domain.name} is not boosted"
+    return BoostedForecaster(domain, target=target, config=config, show_progress=place.logger is not None)
+
+
+def _prophet(domain: Domain, target: Quantity, recipe: Recipe, place: Workplace) -> Forecaster:
+    config = recipe.config
+    assert isinstance(config, ProphetConfig), f"recipe {recipe.name} of {domain.name} is no Prophet"
+    return AdditiveForecaster(domain, target=target, config=config)
+
+
+def _prophet_blend(domain: Domain, target: Quantity, recipe: Recipe, place: Workplace) -> Forecaster:
+    config = recipe.config
+    assert isinstance(config, BlendConfig), f"recipe {recipe.name} of {domain.name} is no blend"
+    return BlendedForecaster(
+        domain,
+        target=target,
+        config=replace(config, accelerator=place.accelerator),
+        folder=place.folder,
+        logger=place.logger,
+        show_progress=place.logger is not None,
+    )
+
+
 def _seasonal(domain: Domain, target: Quantity, recipe: Recipe, place: Workplace) -> Forecaster:
     return SeasonalForecaster(domain, target=target)
 
@@ -58,6 +89,9 @@ def _seasonal(domain: Domain, target: Quantity, recipe: Recipe, place: Workplace
 FAMILIES: Registry[MakeForecaster] = Registry("model family")
 FAMILIES.register("lstm", _recurrent)
 FAMILIES.register("gru", _recurrent)
+FAMILIES.register("boosted", _boosted)
+FAMILIES.register("prophet", _prophet)
+FAMILIES.register("prophet_blend", _prophet_blend)
 FAMILIES.register("seasonal", _seasonal)
 
 

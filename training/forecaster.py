@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -104,28 +105,55 @@ def check_forecaster(forecaster: Forecaster, splits: Splits, folder: Path) -> No
     """
     forecaster.fit(splits, seed=7)
     windows = splits.test.windows(np.arange(min(32, len(splits.test))))
-    forecast = forecaster.predict(windows)
-    target = forecaster.target
-    assert forecast.value_BHQ.shape == (len(windows), forecaster.domain.horizon_steps, len(forecaster.levels))
-    assert np.isfinite(forecast.value_BHQ).all(), "a forecast is not finite"
-    assert (np.diff(forecast.value_BHQ, axis=2) >= 0).all(), "quantiles are not ordered by level"
-    assert forecast.value_BHQ.min() >= target.lower, "a forecast is below the quantity's bound"
-    assert forecast.value_BHQ.max() <= target.upper, "a forecast is above the quantity's bound"
-    again = forecaster.predict(windows)
-    assert np.array_equal(again.value_BHQ, forecast.value_BHQ), "two predictions of the same windows differ"
-
-    holed = windows.history_BLK.copy()
-    holed[:, :, : len(forecaster.domain.measured_channels)] = np.nan
-    empty = Window(
-        history_BLK=holed,
-        future_BHK=windows.future_BHK,
-        static_BS=windows.static_BS,
-        sites=windows.sites,
-        origins=windows.origins,
-    )
-    assert np.isfinite(forecaster.predict(empty).value_BHQ).all(), "without any reading a forecast is not finite"
+    forecast = _kept(forecaster, windows, "ordinary windows")
+    assert np.array_equal(forecaster.predict(windows).value_BHQ, forecast.value_BHQ), "two predictions differ"
+    for situation, harder in hard_windows(forecaster.domain, windows).items():
+        _kept(forecaster, harder, situation)
 
     forecaster.save(folder)
-    restored = type(forecaster)(forecaster.domain, target=target)  # type: ignore[call-arg]
+    restored = type(forecaster)(forecaster.domain, target=forecaster.target)  # type: ignore[call-arg]
     restored.load(folder)
     assert np.array_equal(restored.predict(windows).value_BHQ, forecast.value_BHQ), "save and load change the forecast"
+
+
+def _kept(forecaster: Forecaster, windows: Window, situation: str) -> Forecast:
+    """A forecast that is finite, ordered and within bounds."""
+    forecast, target = forecaster.predict(windows), forecaster.target
+    expected = (len(windows), forecaster.domain.horizon_steps, len(forecaster.levels))
+    assert forecast.value_BHQ.shape == expected, f"{situation}: a forecast is {forecast.value_BHQ.shape}"
+    assert np.isfinite(forecast.value_BHQ).all(), f"{situation}: a forecast is not finite"
+    assert (np.diff(forecast.value_BHQ, axis=2) >= 0).all(), f"{situation}: quantiles are not ordered by level"
+    assert forecast.value_BHQ.min() >= target.lower, f"{situation}: a forecast is below the quantity's bound"
+    assert forecast.value_BHQ.max() <= target.upper, f"{situation}: a forecast is above the quantity's bound"
+    return forecast
+
+
+def hard_windows(domain: Domain, windows: Window) -> dict[str, Window]:
+    """Windows as they come on bad days, by what is wrong with them; each must still be answered."""
+    measured = len(domain.measured_channels)
+    month = min(30 * 86400 // domain.step_s, domain.history_steps)
+    cases: dict[str, Window] = {}
+
+    def case(situation: str, *, steps: slice, channels: slice, value: float) -> None:
+        history = windows.history_BLK.copy()
+        history[:, steps, channels] = value
+        cases[situation] = replace(windows, history_BLK=history)
+
+    everything, all_steps = slice(0, measured), slice(None)
+    case("no reading at all", steps=all_steps, channels=everything, value=np.nan)
+    case("a gap of a month", steps=slice(-month, None), channels=everything, value=np.nan)
+    case("a history of two days", steps=slice(None, -48), channels=everything, value=np.nan)
+    case("a site that stands still", steps=all_steps, channels=slice(0, len(domain.targets)), value=0.0)
+    case("a constant series", steps=all_steps, channels=slice(0, len(domain.targets)), value=42.0)
+    if domain.covariates:
+        first = len(domain.targets)
+        case("a covariate that is missing", steps=all_steps, channels=slice(first, first + 1), value=np.nan)
+    if domain.known_ahead:
+        future = windows.future_BHK.copy()
+        future[:, :, -len(domain.known_ahead) :] = np.nan
+        cases["no weather ahead"] = replace(windows, future_BHK=future)
+        # Some of the covariates, for some of the steps.
+        future = future.copy()
+        future[:, ::2, -1] = 1.0
+        cases["some weather ahead"] = replace(windows, future_BHK=future)
+    return cases

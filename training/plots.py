@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from features.files import whole_file
 from features.vocabulary import Float32Array, Int64Array
 
-_OURS, _NAIVE, _MEASURED = "#0b6e99", "#c2571a", "#222222"
-_STYLE: Any = {
+OURS, NAIVE, MEASURED = "#0b6e99", "#c2571a", "#222222"
+STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -66,23 +66,24 @@ def plot_forecast(
         levels: Quantile levels.
         timezone: Of the axis.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 4.2), layout="constrained")
         axes = figure.subplots()
         past, ahead = _local(history_s, timezone), _local(valid_s, timezone)
         for low, high, opacity, name in ((0.05, 0.95, 0.18, "90 % interval"), (0.25, 0.75, 0.32, "50 % interval")):
             lower, upper = quantiles_HQ[:, levels.index(low)], quantiles_HQ[:, levels.index(high)]
-            axes.fill_between(ahead, lower, upper, color=_OURS, alpha=opacity, linewidth=0, label=name)
-        axes.plot(ahead, naive_H, color=_NAIVE, linewidth=1.2, linestyle="--", label="seasonal profile (naive)")
-        axes.plot(ahead, quantiles_HQ[:, levels.index(0.5)], color=_OURS, linewidth=2, label="forecast (median)")
+            axes.fill_between(ahead, lower, upper, color=OURS, alpha=opacity, linewidth=0, label=name)
+        axes.plot(ahead, naive_H, color=NAIVE, linewidth=1.2, linestyle="--", label="seasonal profile (naive)")
+        axes.plot(ahead, quantiles_HQ[:, levels.index(0.5)], color=OURS, linewidth=2, label="forecast (median)")
         measured = np.concatenate([history, measured_H])
-        axes.plot(np.concatenate([past, ahead]), measured, color=_MEASURED, linewidth=1.4, label="measured")
+        axes.plot(np.concatenate([past, ahead]), measured, color=MEASURED, linewidth=1.4, label="measured")
         axes.axvline(past[-1], color="#888888", linewidth=1, linestyle=":")
         axes.set_title(title)
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         axes.annotate("origin", (past[-1], axes.get_ylim()[1]), ha="right", va="top", color="#666666", fontsize=9)
         figure.legend(loc="outside lower center", fontsize=9, frameon=False, ncols=5)
+        axes.xaxis.set_major_locator(matplotlib.dates.AutoDateLocator(maxticks=8))  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%a %d %b\n%H:%M"))  # type: ignore[no-untyped-call]
     return figure
 
@@ -93,19 +94,19 @@ def plot_error_by_lead(
     """Mean absolute error of the forecast and of the naive profile, and interval coverage, by lead."""
     mine, other, covered = (np.asarray(values, dtype=np.float64) for values in (ours, naive, coverage_90))
     lead = np.arange(1, len(mine) + 1)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
-        left.plot(lead, other, color=_NAIVE, linestyle="--", label="seasonal profile (naive)")
-        left.plot(lead, mine, color=_OURS, linewidth=2, label="forecast")
-        left.set_ylim(bottom=0)
+        left.plot(lead, other, color=NAIVE, linestyle="--", label="seasonal profile (naive)")
+        left.plot(lead, mine, color=OURS, linewidth=2, label="forecast")
+        left.set_ylim(0, 1.25 * float(np.nanmax([mine, other])))
         left.set_title(title)
         left.set_xlabel("steps ahead")
         left.set_ylabel(f"mean absolute error [{unit}]")
-        left.legend(frameon=False, fontsize=8)
-        right.plot(lead, 100 * covered, color=_OURS, linewidth=2)
+        left.legend(frameon=False, fontsize=8, loc="lower right")
+        right.plot(lead, 100 * covered, color=OURS, linewidth=2)
         right.axhline(90, color="#888888", linestyle=":")
-        right.set_ylim(50, 100)
+        right.set_ylim(min(50.0, 100 * float(np.nanmin(covered)) - 5), 100)
         right.set_title("Share inside the 90 % interval")
         right.set_xlabel("steps ahead")
         right.set_ylabel("%")

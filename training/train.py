@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from features.card import Card, ParityCertificate
 from features.vocabulary import Float32Array, Site
 from features.windows import Panel
-from training.evaluate import Metrics, judge_horizons, judge_leads, pick_horizons, skill_interval
+from training.evaluate import Metrics, judge_horizons, judge_leads, pick_horizons, site_scales, skill_interval
 from training.export import export_graph
 from training.forecaster import Forecaster, predict_set
 from training.models.seasonal import SeasonalForecaster
@@ -29,6 +29,7 @@ class Judgement:
 
     Attributes:
         windows: The windows.
+        levels: Quantile levels of the forecasts.
         quantiles_BHQ: The forecasts [unit].
         target_BH: What was measured [unit].
         naive_BH: The seasonal profile [unit].
@@ -39,6 +40,7 @@ class Judgement:
     """
 
     windows: WindowSet
+    levels: tuple[float, ...]
     quantiles_BHQ: Float32Array
     target_BH: Float32Array
     naive_BH: Float32Array
@@ -50,24 +52,36 @@ class Judgement:
 
 def judge_forecaster(forecaster: Forecaster, windows: WindowSet) -> Judgement:
     """Forecast every window of a set and compare with what was measured and with the seasonal profile."""
-    domain, levels = forecaster.domain, forecaster.levels
-    quantiles = predict_set(forecaster, windows)
-    naive = predict_set(SeasonalForecaster(domain, target=forecaster.target, levels=levels), windows)[
-        :, :, levels.index(0.5)
-    ]
+    return judge_quantiles(predict_set(forecaster, windows), windows, levels=forecaster.levels)
+
+
+def judge_quantiles(quantiles_BHQ: Float32Array, windows: WindowSet, *, levels: tuple[float, ...]) -> Judgement:
+    """Compare forecasts of a window set with what was measured and with the seasonal profile.
+
+    Args:
+        quantiles_BHQ: Forecasts of every window [unit of the target].
+        windows: The windows.
+        levels: Quantile levels of the forecasts, 0.5 among them.
+    """
+    domain, quantiles = windows.panel.domain, quantiles_BHQ
+    naive = predict_set(SeasonalForecaster(domain, target=windows.target, levels=(0.5,)), windows)[:, :, 0]
     target = windows.targets()
+    scale = site_scales(windows)[windows.site_index_B]
     by_site = {}
     for index, site in enumerate(windows.panel.sites):
         chosen = windows.site_index_B == index
         if chosen.any():
-            table = judge_horizons(domain, quantiles[chosen], target[chosen], naive[chosen], levels=levels)
+            table = judge_horizons(
+                domain, quantiles[chosen], target[chosen], naive[chosen], levels=levels, scale_B=scale[chosen]
+            )
             by_site[site.name] = table["mean"]
-    by_lead = judge_leads(quantiles, target, naive, levels=levels)
+    by_lead = judge_leads(quantiles, target, naive, levels=levels, scale_B=scale)
     order = np.argsort(windows.origin_B, kind="stable")
     absolute = np.nanmean(np.abs(target - quantiles[:, :, levels.index(0.5)])[order], axis=1)
     naive_absolute = np.nanmean(np.abs(target - naive)[order], axis=1)
     return Judgement(
         windows=windows,
+        levels=levels,
         quantiles_BHQ=quantiles,
         target_BH=target,
         naive_BH=naive,
@@ -157,25 +171,29 @@ def _input_range(panel: Panel, *, until: int) -> dict[str, tuple[float, float]]:
     return ranges
 
 
-def draw(judgement: Judgement, folder: Path, *, levels: tuple[float, ...]) -> list[Path]:
+def draw(judgement: Judgement, folder: Path) -> list[Path]:
     """Pictures of a judgement: error and coverage by lead, and three ordinary forecasts, from good to poor."""
-    windows = judgement.windows
+    figures = {"error_by_lead.png": lead_figure(judgement)}
+    for number, figure in enumerate(forecast_figures(judgement), start=1):
+        figures[f"forecast_{number}.png"] = figure
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
+
+
+def lead_figure(judgement: Judgement) -> Figure:
+    """Error and coverage by lead."""
     figures = judgement.by_lead
-    made = [
-        save_figure(
-            plot_error_by_lead(
-                title="Error on held-out readings",
-                unit=windows.target.unit,
-                ours=[figure["mae"] for figure in figures],
-                naive=[figure["naive_mae"] for figure in figures],
-                coverage_90=[figure["coverage_90"] for figure in figures],
-            ),
-            folder / "error_by_lead.png",
-        )
-    ]
-    for number, position in enumerate(_ordinary_mornings(judgement), start=1):
-        made.append(save_figure(_forecast_figure(judgement, position, levels), folder / f"forecast_{number}.png"))
-    return made
+    return plot_error_by_lead(
+        title="Error on held-out readings",
+        unit=judgement.windows.target.unit,
+        ours=[figure["mae"] for figure in figures],
+        naive=[figure["naive_mae"] for figure in figures],
+        coverage_90=[figure["coverage_90"] for figure in figures],
+    )
+
+
+def forecast_figures(judgement: Judgement) -> list[Figure]:
+    """Three ordinary forecasts, from good to poor; none where no morning was measured."""
+    return [_forecast_figure(judgement, position) for position in _ordinary_mornings(judgement)]
 
 
 def _ordinary_mornings(judgement: Judgement) -> list[int]:
@@ -184,7 +202,9 @@ def _ordinary_mornings(judgement: Judgement) -> list[int]:
     hour = windows.panel.domain.future_channels.index("hour_of_day")
     ahead = windows.panel.value_STK[windows.site_index_B, windows.origin_B]
     measured = np.isfinite(judgement.target_BH).all(axis=1)
-    chosen = np.flatnonzero((ahead[:, len(windows.panel.domain.measured_channels) + hour] == 6) & measured)
+    # Where the clock differs from UTC by half an hour, that is half past six.
+    local = np.floor(ahead[:, len(windows.panel.domain.measured_channels) + hour])
+    chosen = np.flatnonzero((local == 6) & measured)
     if len(chosen) == 0:
         return []
     middle = judgement.quantiles_BHQ.shape[2] // 2
@@ -193,7 +213,7 @@ def _ordinary_mornings(judgement: Judgement) -> list[int]:
     return [int(order[int(len(order) * share)]) for share in (0.25, 0.5, 0.75)]
 
 
-def _forecast_figure(judgement: Judgement, position: int, levels: tuple[float, ...]) -> Figure:
+def _forecast_figure(judgement: Judgement, position: int) -> Figure:
     windows = judgement.windows
     panel = windows.panel
     site: Site = panel.sites[int(windows.site_index_B[position])]
@@ -209,6 +229,6 @@ def _forecast_figure(judgement: Judgement, position: int, levels: tuple[float, .
         quantiles_HQ=judgement.quantiles_BHQ[position],
         measured_H=judgement.target_BH[position],
         naive_H=judgement.naive_BH[position],
-        levels=levels,
+        levels=judgement.levels,
         timezone=site.timezone,
     )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from features.errors import NotEnoughDataError
-from features.vocabulary import Float32Array, Int64Array, Quantity, Window
-from features.windows import Ahead, Panel, make_windows
+from features.vocabulary import Domain, Float32Array, Int64Array, Quantity, Window
+from features.windows import Panel, make_windows
 
 TEST_SHARE = 0.2
 _BLOCKS_PER_VALIDATION_BLOCK = 8
+
+
+# What windows hold of the covariates that are known ahead: what was known at the origin, or what was observed later.
+Ahead = Literal["known", "observed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +30,7 @@ class WindowSet:
         target_ST: Its final values on the panel's grid [its unit].
         site_index_B: Site of each window.
         origin_B: Grid index of each origin.
-        ahead: What its windows hold of the covariates that are known ahead, see `features.windows.Ahead`.
+        observed_STA: What the covariates that are known ahead turned out to be, if windows hold that.
     """
 
     panel: Panel
@@ -33,7 +38,7 @@ class WindowSet:
     target_ST: Float32Array
     site_index_B: Int64Array
     origin_B: Int64Array
-    ahead: Ahead = "known"
+    observed_STA: Float32Array | None = None
 
     def __len__(self) -> int:
         return len(self.origin_B)
@@ -41,7 +46,9 @@ class WindowSet:
     def windows(self, chosen: npt.ArrayLike | None = None) -> Window:
         """The windows at positions `chosen`, or all."""
         positions = np.arange(len(self)) if chosen is None else np.asarray(chosen)
-        return make_windows(self.panel, self.site_index_B[positions], self.origin_B[positions], ahead=self.ahead)
+        return make_windows(
+            self.panel, self.site_index_B[positions], self.origin_B[positions], observed_STA=self.observed_STA
+        )
 
     def targets(self, chosen: npt.ArrayLike | None = None) -> Float32Array:
         """What came after each origin, shape (B, H) [unit of the target], NaN where unmeasured."""
@@ -57,7 +64,9 @@ class WindowSet:
 
     def seen(self, ahead: Ahead) -> WindowSet:
         """The same windows with other knowledge of the covariates that are known ahead."""
-        return replace(self, ahead=ahead)
+        if ahead == "known":
+            return replace(self, observed_STA=None)
+        return self if self.observed_STA is not None else replace(self, observed_STA=self.panel.observed_ahead())
 
     def span(self) -> str:
         """First and last origin, for people."""
@@ -103,28 +112,15 @@ def split_windows(
     Raises:
         NotEnoughDataError: A part would be empty.
     """
-    horizon = panel.domain.horizon_steps
     quantity = target or panel.domain.target
     first, last = panel.first_origin, panel.last_origin
-    counted = first if counted_from_s is None else max(first, (counted_from_s - panel.start_s) // panel.domain.step_s)
-    test_from = counted + int((last - counted + 1) * (1 - test_share))
-    origins = np.arange(first, last + 1)
-    season = panel.domain.season_steps
-    # Longer than the horizon: targets of a validation window lie in its own block, and none spans a whole one.
-    block_steps = season * (1 + round(horizon / season))
-    block, last_block = (origins - first) // block_steps, (origins + horizon - first) // block_steps
-    held_out = block % _BLOCKS_PER_VALIDATION_BLOCK == _BLOCKS_PER_VALIDATION_BLOCK - 1
-    touches = last_block % _BLOCKS_PER_VALIDATION_BLOCK == _BLOCKS_PER_VALIDATION_BLOCK - 1
-    before_test = origins + horizon < test_from
-    parts = {
-        "train": before_test & ~held_out & ~touches,
-        "validation": before_test & held_out & (block == last_block),
-        "test": origins >= test_from,
-    }
-    sets = {name: _windows_at(panel, quantity, origins[chosen]) for name, chosen in parts.items()}
+    test_from = first_test_origin(panel, test_share=test_share, counted_from_s=counted_from_s)
+    train, validation = scattered_validation(panel, until=test_from - 1)
+    parts = {"train": train, "validation": validation, "test": np.arange(test_from, last + 1)}
+    sets = {name: windows_at(panel, quantity, origins) for name, origins in parts.items()}
     for name, part in sets.items():
         if len(part) == 0:
-            weeks = (last - first + 1) // season
+            weeks = (last - first + 1) // panel.domain.season_steps
             raise NotEnoughDataError(
                 f"There are too few readings: no window is left for {name}",
                 found=f"{weeks} weeks of origins",
@@ -133,7 +129,44 @@ def split_windows(
     return Splits(**sets)
 
 
-def _windows_at(panel: Panel, target: Quantity, origins: Int64Array) -> WindowSet:
+def first_test_origin(panel: Panel, *, test_share: float = TEST_SHARE, counted_from_s: int | None = None) -> int:
+    """Grid index of the test's first origin; see `split_windows`."""
+    counted = first_counted_origin(panel, counted_from_s)
+    return counted + int((panel.last_origin - counted + 1) * (1 - test_share))
+
+
+def first_counted_origin(panel: Panel, counted_from_s: int | None) -> int:
+    """Grid index of the first origin that shares of the time are counted from; see `split_windows`."""
+    if counted_from_s is None:
+        return panel.first_origin
+    return max(panel.first_origin, (counted_from_s - panel.start_s) // panel.domain.step_s)
+
+
+def scattered_validation(
+    panel: Panel, *, until: int, every: int = _BLOCKS_PER_VALIDATION_BLOCK
+) -> tuple[Int64Array, Int64Array]:
+    """Origins for training and for validation whose targets all lie at or before grid index `until`.
+
+    Args:
+        panel: Readings on the grid.
+        until: Last hour that a target may cover.
+        every: Every which block is for validation; blocks are counted from the panel's first origin.
+    """
+    horizon, first = panel.domain.horizon_steps, panel.first_origin
+    origins = np.arange(first, max(first, until - horizon + 1))
+    # Longer than the horizon: targets of a validation window lie in its own block, and none spans a whole one.
+    block_steps = validation_block_steps(panel.domain)
+    block, last_block = (origins - first) // block_steps, (origins + horizon - first) // block_steps
+    held_out, touches = block % every == every - 1, last_block % every == every - 1
+    return origins[~held_out & ~touches], origins[held_out & (block == last_block)]
+
+
+def validation_block_steps(domain: Domain) -> int:
+    """Length of a block of validation: one season, or more where the horizon is long."""
+    return domain.season_steps * (1 + round(domain.horizon_steps / domain.season_steps))
+
+
+def windows_at(panel: Panel, target: Quantity, origins: Int64Array) -> WindowSet:
     """Windows of all sites at `origins` that have at least half of their targets and some recent history."""
     horizon, recent = panel.domain.horizon_steps, 24
     target_ST = panel.target_ST(target)

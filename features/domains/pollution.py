@@ -26,5 +26,6 @@ POLLUTION = Domain(
     horizon_steps=48,
     horizons={"6h": 6, "12h": 12, "24h": 24, "48h": 48},
     neighbour_count=2,
+    families=("boosted", "seasonal"),
     api_path="/predict/pollution",
 )

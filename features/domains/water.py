@@ -15,5 +15,6 @@ WATER = Domain(
     known_ahead=("rainfall", "temperature", "humidity", "wind_speed"),
     horizon_steps=168,
     horizons={"24h": 24, "72h": 72, "168h": 168},
+    families=("prophet_blend", "prophet", "seasonal"),
     api_path="/predict/water",
 )

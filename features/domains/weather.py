@@ -33,3 +33,25 @@ PRESSURE = Quantity(
 DEW_POINT = Quantity(
     name="dew_point", unit="degC", aggregation="mean", lower=-100.0, upper=40.0, description="dew point"
 )
+
+SEVERITY = Quantity(
+    name="weather_severity",
+    unit="dimensionless",
+    aggregation="max",
+    lower=1.0,
+    upper=4.0,
+    description="1 clear, 2 mist or clouds, 3 light rain or snow, 4 storm",
+)
+
+WEATHER: tuple[Quantity, ...] = (
+    TEMPERATURE,
+    RAINFALL,
+    SNOWFALL,
+    CLOUD_COVER,
+    HUMIDITY,
+    WIND_SPEED,
+    WIND_DIRECTION,
+    PRESSURE,
+    DEW_POINT,
+    SEVERITY,
+)

@@ -54,6 +54,7 @@ _MAPPING = TabularMapping(
         ColumnMap(quantity="temperature", column="temp", unit="C", scale=47.0, offset=-8.0),
         ColumnMap(quantity="humidity", column="hum", unit="percent", scale=100.0),
         ColumnMap(quantity="wind_speed", column="windspeed", unit="km/h", scale=67.0),
+        ColumnMap(quantity="weather_severity", column="weathersit", unit="dimensionless"),
     ),
     source="sensor:capital-bikeshare",
     # The middle of the city: the counts are of all stations together.
@@ -71,7 +72,8 @@ def read_bikeshare_dc(path: Path) -> Parsed:
         path: The file (plain or gzip), its folder, or a folder above it.
 
     Returns:
-        Trips [trip/h], temperature [degC], humidity [percent], wind speed [m/s]; bad values included.
+        Trips [trip/h], temperature [degC], humidity [percent], wind speed [m/s], weather severity [1 to 4]; bad values
+        included.
 
     Raises:
         DataError: The file is not there, empty, cut off, damaged, or lacks a column.

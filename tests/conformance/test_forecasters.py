@@ -8,11 +8,19 @@ import pandas as pd
 import pytest
 
 from features.domains import DOMAINS
+from features.errors import NotEnoughDataError
 from features.readings import join_readings, make_readings
 from features.vocabulary import Domain, Quantity, Site
 from features.windows import build_panel
 from sim_env import SIMULATORS, check_simulator
 from training.forecaster import Forecaster, check_forecaster
+from training.models.additive import ProphetConfig
+from training.models.additive_forecaster import AdditiveForecaster
+from training.models.blended import BlendedForecaster
+from training.models.blended_graph import BlendConfig
+from training.models.boosted import BoostedForecaster
+from training.models.boosted_config import BoostedConfig, BoosterConfig, VariantConfig
+from training.models.day_networks import NetworkConfig
 from training.models.neural import RecurrentConfig
 from training.models.recurrent import FitConfig, RecurrentForecaster
 from training.models.seasonal import SeasonalForecaster
@@ -23,15 +31,47 @@ WEEKS = 24
 
 
 def small_lstm(domain: Domain) -> Forecaster:
+    return small_recurrent(domain, RecurrentConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8))
+
+
+def small_gru(domain: Domain) -> Forecaster:
+    sizes = RecurrentConfig(cell="gru", recent_steps=12, hidden=8, layers=1, second=False, head=8, context=True)
+    return small_recurrent(domain, sizes)
+
+
+def small_recurrent(domain: Domain, sizes: RecurrentConfig) -> Forecaster:
     return RecurrentForecaster(
         domain,
-        sizes=RecurrentConfig(recent_steps=12, hidden=8, layers=1, hidden_second=8, head=8),
+        sizes=sizes,
         fitting=FitConfig(epochs=1, batch_size=64, windows_per_epoch=256, accelerator="cpu"),
     )
 
 
+def small_boosted(domain: Domain) -> Forecaster:
+    variant = VariantConfig(level=BoosterConfig(trees=5), ratio=BoosterConfig(trees=5))
+    return BoostedForecaster(domain, config=BoostedConfig(plain=variant, ahead=variant, origin_stride=12))
+
+
+def small_prophet(domain: Domain) -> Forecaster:
+    return AdditiveForecaster(domain, config=ProphetConfig(yearly="auto", last_days=40))
+
+
+def small_blend(domain: Domain) -> Forecaster:
+    networks = (NetworkConfig(width=8, epochs=1), NetworkConfig(kind="day", width=8, epochs=1))
+    prophet = ProphetConfig(yearly="auto", last_days=40)
+    config = BlendConfig(networks=networks, prophet=prophet, most_windows=200, refit=False, accelerator="cpu")
+    return BlendedForecaster(domain, config=config)
+
+
 # A family without an entry here fails: its smallest useful size is for its author to say.
-SMALL = {"lstm": small_lstm, "seasonal": SeasonalForecaster}
+SMALL = {
+    "lstm": small_lstm,
+    "gru": small_gru,
+    "boosted": small_boosted,
+    "prophet": small_prophet,
+    "prophet_blend": small_blend,
+    "seasonal": SeasonalForecaster,
+}
 FAMILIES = [(name, family) for name in DOMAINS for family in DOMAINS[name].families]
 
 
@@ -85,7 +125,26 @@ def test_a_family_keeps_its_promises_in_a_domain(name: str, family: str, tmp_pat
     assert forecaster.name == family
     assert list(forecaster.levels) == sorted(forecaster.levels)
     assert 0.5 in forecaster.levels
-    check_forecaster(forecaster, splits_of(domain), tmp_path)
+    splits = splits_of(domain)
+    check_forecaster(forecaster, splits, tmp_path)
+    # Forecasts over a leap day and over a change of clocks are as good as any.
+    for moment in ("2024-02-28T12:00Z", "2024-03-10T02:00Z"):
+        step = (int(pd.Timestamp(moment).timestamp()) - splits.train.panel.start_s) // domain.step_s
+        near = np.flatnonzero(np.abs(splits.train.origin_B - step) <= domain.horizon_steps)
+        assert len(near)
+        assert np.isfinite(forecaster.predict(splits.train.windows(near[:8])).value_BHQ).all()
+
+
+@pytest.mark.parametrize("name", list(DOMAINS))
+def test_a_site_with_too_little_history_is_refused_with_a_remedy(name: str) -> None:
+    domain = dataclasses.replace(DOMAINS[name], history_steps=4 * DOMAINS[name].season_steps)
+    readings = generated_readings(domain)
+    first = readings["valid_at"].min()
+    few = readings[readings["valid_at"] < first + pd.Timedelta(weeks=2)]
+    first_s, last_s = (int(moment.timestamp()) for moment in (first, few["valid_at"].max()))
+    panel = build_panel(domain, [Site(name="A")], few, first_origin_s=first_s, last_origin_s=last_s)
+    with pytest.raises(NotEnoughDataError, match=r"too few readings.*Ingest more"):
+        split_windows(panel)
 
 
 def test_a_forecaster_that_breaks_a_promise_is_found(tmp_path: Path) -> None:

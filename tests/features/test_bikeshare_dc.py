@@ -55,7 +55,7 @@ def test_hours_without_a_row_have_no_trips(tmp_path: Path) -> None:
     parsed = read_bikeshare_dc(write(tmp_path, line("2011-01-01", 1, 16), line("2011-01-01", 4, 7)))
     expected = [("01-01 07:00", 16.0), ("01-01 08:00", 0.0), ("01-01 09:00", 0.0), ("01-01 10:00", 7.0)]
     assert trips(parsed) == expected
-    assert len(parsed.readings) == 2 * 4 + 2
+    assert len(parsed.readings) == 2 * 5 + 2
     assert any("2 hours have no row" in note for note in parsed.notes)
     assert set(parsed.readings["source"]) == {"sensor:capital-bikeshare"}
     assert parsed.rows == 2
@@ -71,7 +71,7 @@ def test_two_hours_in_one_number_stay_unknown(tmp_path: Path) -> None:
     parsed = read_bikeshare_dc(write(tmp_path, *rows))
     assert trips(parsed) == [("11-06 05:00", 75.0), ("11-06 08:00", 29.0)]
     assert set(parsed.rejected["reason"]) == {"local time that comes twice"}
-    assert len(parsed.rejected) == 4
+    assert len(parsed.rejected) == 5
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d/%m/%y", "%m/%d/%y"])
@@ -89,6 +89,7 @@ def test_a_humidity_of_nothing_is_rejected(tmp_path: Path) -> None:
         "trips": 2,
         "temperature": 2,
         "wind_speed": 2,
+        "weather_severity": 2,
         "humidity": 1,
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.domains import DOMAINS
-from training.evaluate import judge, judge_horizons, skill_interval
+from training.evaluate import judge, judge_horizons, mean_interval, seasonal_scale, skill_interval
 
 LEVELS = (0.025, 0.05, 0.5, 0.95, 0.975)
 
@@ -123,3 +123,59 @@ def test_the_same_generator_gives_the_same_interval() -> None:
     error, naive_error = rng.normal(size=500), rng.normal(size=500)
     first, second = (skill_interval(error, naive_error, block=24, rng=np.random.default_rng(1)) for _ in range(2))
     assert first == second
+
+
+def test_the_interval_of_a_mean_lies_above_the_truth_one_time_in_twenty_of_few_blocks_too() -> None:
+    above = below = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        # Six hours share a part of theirs; four blocks of two days.
+        values = np.repeat(rng.normal(size=32), 6) + rng.normal(size=192)
+        low, high = mean_interval(values, np.ones(192), block=48, confidence=0.9, rng=np.random.default_rng(0))
+        above += low > 0
+        below += high < 0
+    assert above <= 20
+    assert below <= 20
+
+
+def test_the_interval_of_a_mean_weighs_each_moment_by_its_count() -> None:
+    count = np.tile([1.0, 3.0], 100)
+    low, high = mean_interval(2 * count, count, block=20, confidence=0.9, rng=np.random.default_rng(0))
+    assert low == high == pytest.approx(2.0)
+
+
+def test_the_scaled_error_divides_by_that_of_copying_the_last_season_in_the_history() -> None:
+    # A season of two steps. Site 0 changes by 1, 3 and 5 from season to season, site 1 by 2 where it was measured.
+    measured = np.array([[10.0, 20.0, 11.0, 23.0, 16.0, 99.0], [5.0, np.nan, 7.0, 8.0, np.nan, 99.0]], dtype=np.float32)
+    scale = seasonal_scale(measured, until=5, season_steps=2)
+    assert scale == pytest.approx([(1 + 3 + 5) / 3, 2.0])
+    forecast = quantiles([8.0, 24.0, 40.0], near=3.0, far=5.0)
+    target, naive = column([10.0, 20.0, 40.0]), column([6.0, 24.0, 32.0])
+    figures = judge(forecast, target, naive, levels=LEVELS, lead=1, scale_B=scale[[0, 1, 0]])
+    assert figures["mase"] == pytest.approx((2 / 3 + 4 / 2 + 0 / 3) / 3)
+    assert figures["naive_mase"] == pytest.approx((4 / 3 + 4 / 2 + 8 / 3) / 3)
+
+
+def test_with_one_site_the_scaled_error_is_the_ratio_of_two_mean_absolute_errors() -> None:
+    # As utilsforecast and the textbook define it: MAE over the in-sample MAE of the seasonal naive forecast.
+    rng = np.random.default_rng(2)
+    history = rng.gamma(4.0, size=(1, 500)).astype(np.float32)
+    scale = seasonal_scale(history, until=500, season_steps=24)
+    target, naive = (rng.gamma(4.0, size=(60, 1)).astype(np.float32) for _ in range(2))
+    forecast = quantiles(rng.gamma(4.0, size=60).tolist(), near=1.0, far=2.0)
+    figures = judge(forecast, target, naive, levels=LEVELS, lead=1, scale_B=np.repeat(scale, 60))
+    in_sample = np.mean(np.abs(history[0, 24:].astype(np.float64) - history[0, :-24]))
+    assert figures["mase"] == pytest.approx(figures["mae"] / in_sample)
+
+
+def test_a_site_whose_history_has_no_scale_is_left_out_of_the_scaled_error_alone() -> None:
+    flat = np.array([[7.0] * 6, [np.nan] * 6, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]], dtype=np.float32)
+    scale = seasonal_scale(flat, until=6, season_steps=2)
+    assert scale[0] == 0.0
+    assert np.isnan(scale[1])
+    assert np.isnan(seasonal_scale(flat, until=2, season_steps=2)).all()
+    forecast, known = quantiles([8.0, 8.0, 8.0], near=3.0, far=5.0), column([10.0, 10.0, 11.0])
+    figures = judge(forecast, known, known, levels=LEVELS, lead=1, scale_B=scale)
+    assert figures["mase"] == pytest.approx(3.0 / 2.0)
+    assert figures["mae"] == pytest.approx(7 / 3)
+    assert np.isnan(judge(forecast, known, known, levels=LEVELS, lead=1, scale_B=np.zeros(3))["mase"])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from features.vocabulary import CALENDAR_CHANNELS, Domain, Quantity
+from training.models.context import ContextFeatures
 from training.models.window_graph import (
     SEASONS,
     CalendarFeatures,
@@ -47,6 +48,8 @@ class RecurrentConfig:
         head: Width of the head.
         dropout: Share of activations that training drops.
         members: Networks whose forecasts are averaged.
+        second: Whether there is a second recurrent stage.
+        context: Whether the head gets the inputs of `training.models.context` too.
     """
 
     cell: Literal["lstm", "gru"] = "lstm"
@@ -57,6 +60,8 @@ class RecurrentConfig:
     head: int = 32
     dropout: float = 0.2
     members: int = 1
+    second: bool = True
+    context: bool = False
 
 
 class ResidualRecurrent(nn.Module):
@@ -95,6 +100,9 @@ class ResidualRecurrent(nn.Module):
         ahead = 9 + self.calendar.size + state + 5 + len(domain.static_names)
         if self.ahead:
             ahead += 2 * len(self.ahead) + 1
+        self.context = ContextFeatures(domain, self.channel, self.weather) if config.context else None
+        if self.context is not None:
+            ahead += self.context.state_size + self.context.ahead_size
         self.members = nn.ModuleList([_Member(past, ahead, len(levels), config) for _ in range(config.members)])
 
     weather_mean: Tensor
@@ -109,7 +117,7 @@ class ResidualRecurrent(nn.Module):
         offset = self.interval_offset[0]
         if self.ahead:
             offset = torch.where(self.sees_ahead(future)[:, :, None], self.interval_offset[1], offset)
-        return torch.sort(self._to_units(ratio + offset, profile, scale), dim=2).values
+        return torch.sort(self.to_units(ratio + offset, profile, scale), dim=2).values
 
     def sees_ahead(self, future: Tensor) -> Tensor:
         """Whether the weather of each hour ahead is known: (B, H)."""
@@ -117,20 +125,21 @@ class ResidualRecurrent(nn.Module):
 
     def log_ratios(self, history: Tensor, future: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The members' mean before calibration (B, H, Q) in log ratios, profile (B, H) and scale (B, 1)."""
-        past, ahead, profile, scale = self._inputs(history, future, static)
+        past, ahead, profile, scale = self.inputs(history, future, static)
         return torch.stack([member(past, ahead) for member in self.members]).mean(dim=0), profile, scale
 
     def member_quantiles(self, history: Tensor, future: Tensor, static: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each member: quantiles (B, H, Q), profile (B, H) and scale (B, 1), unsorted, for training."""
-        past, ahead, profile, scale = self._inputs(history, future, static)
-        return [(self._to_units(member(past, ahead), profile, scale), profile, scale) for member in self.members]
+        past, ahead, profile, scale = self.inputs(history, future, static)
+        return [(self.to_units(member(past, ahead), profile, scale), profile, scale) for member in self.members]
 
     def log_ratio(self, values: Tensor, profile: Tensor, scale: Tensor) -> Tensor:
         """Values (B, H) in the space in which the network works, where its quantiles are shifted for calibration."""
         floor = _RATIO_FLOOR * scale
         return torch.log((values + floor) / (profile + floor)) / _OUTPUT_SCALE
 
-    def _to_units(self, ratio: Tensor, profile: Tensor, scale: Tensor) -> Tensor:
+    def to_units(self, ratio: Tensor, profile: Tensor, scale: Tensor) -> Tensor:
+        """Log ratios (B, H, Q) over profile (B, H) and scale (B, 1) to values [unit of the target]."""
         floor = (_RATIO_FLOOR * scale)[:, :, None]
         values = (profile[:, :, None] + floor) * torch.exp(torch.clamp(ratio * _OUTPUT_SCALE, -6.0, 3.0)) - floor
         return torch.clamp(values, max(self.target.lower, -1e30), min(self.target.upper, 1e30))
@@ -139,8 +148,11 @@ class ResidualRecurrent(nn.Module):
         """The seasonal profile (B, H): what the network corrects."""
         return day_profiles(self.lags.before_ahead(history, future, self.channel))[:, -1]
 
-    def _inputs(self, history: Tensor, future: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features of the past (B, E, *), of the hours ahead (B, H, *), profile (B, H) and scale (B, 1)."""
+    def inputs(self, history: Tensor, future: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of the past (B, E, *), of the hours ahead (B, H, *), profile (B, H) and scale (B, 1).
+
+        `training.models.recurrent_attribution` names each of them, in this order.
+        """
         target = history[:, :, self.channel].contiguous()
         scale = _known_mean(target)
         weekly, daily = (
@@ -168,6 +180,10 @@ class ResidualRecurrent(nn.Module):
         ahead = self._ahead(daily, profiles, scale, future, torch.stack(state, dim=1), static)
         if self.ahead:
             ahead = torch.cat([ahead, self._weather_ahead(future, weather)], dim=2)
+        if self.context is not None:
+            more = self.context(history, future, daily, scale, self.weather_mean, self.weather_gain)
+            each = more[0][:, None].expand(-1, self.domain.horizon_steps, -1)
+            ahead = torch.cat([ahead, each, more[1]], dim=2)
         return past, ahead, profile, scale
 
     def _weather_ahead(self, future: Tensor, weather: Tensor) -> Tensor:
@@ -230,15 +246,18 @@ class _Member(nn.Module):
         inner = config.dropout if config.layers > 1 else 0.0
         cell: type[nn.LSTM] | type[nn.GRU] = nn.LSTM if config.cell == "lstm" else nn.GRU
         self.first = cell(past, config.hidden, config.layers, dropout=inner, batch_first=True)
-        self.second = cell(config.hidden, config.hidden_second, batch_first=True)
-        self.head = nn.Linear(config.hidden_second + ahead, config.head)
+        self.second = cell(config.hidden, config.hidden_second, batch_first=True) if config.second else None
+        self.head = nn.Linear((config.hidden_second if config.second else config.hidden) + ahead, config.head)
         self.mix = nn.Linear(config.head, config.head)
         self.out = nn.Linear(config.head, levels)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, past: Tensor, ahead: Tensor) -> Tensor:
         read, _ = self.first(past)
-        read, _ = self.second(self.dropout(read))
+        if self.second is not None:
+            read, _ = self.second(self.dropout(read))
+        else:
+            read = self.dropout(read)
         state = read[:, -1:].expand(-1, ahead.shape[1], -1)
         hidden = torch.relu(self.head(torch.cat([state, ahead], dim=2)))
         hidden = torch.relu(self.mix(self.dropout(hidden)))
@@ -265,6 +284,7 @@ def quantile_loss(
     *,
     weight_power: float,
     near_emphasis: float = 0.0,
+    squared: float = 0.0,
 ) -> Tensor:
     """Pinball loss (Koenker and Bassett 1978, doi:10.2307/1913643) over measured targets, relative to the site's mean.
 
@@ -276,10 +296,13 @@ def quantile_loss(
         levels: Shape (Q,).
         weight_power: 0 counts each vehicle the same (serves RMSE), 1 each per cent (serves MAPE).
         near_emphasis: How much more the first step ahead counts than a far one; falls off within some steps.
+        squared: How much the squared error of the middle level counts besides (serves RMSE).
     """
     known = torch.isfinite(target)
     error = (known_or_zero(target)[:, :, None] - quantiles) / scale[:, :, None]
     pinball = torch.maximum(levels * error, (levels - 1) * error).mean(dim=2)
+    if squared:
+        pinball = pinball + squared * error[:, :, len(levels) // 2].square()
     lead = torch.arange(target.shape[1], device=target.device, dtype=target.dtype)
     near = 1 + near_emphasis * torch.exp(-lead / _NEAR_STEPS)
     weight = (scale / (profile + 3 * _RATIO_FLOOR * scale)) ** weight_power * known * near

@@ -23,9 +23,11 @@ from features.errors import ArtifactError, DeviceError
 from features.files import storage_errors, whole_file
 from features.vocabulary import Domain, Forecast, Quantity, Window
 from training.data_module import Batch, WindowDataModule
+from training.explain import Attribution
 from training.forecaster import LEVELS, predict_with
 from training.models.neural import RecurrentConfig, ResidualRecurrent, quantile_loss
 from training.models.onnx_graph import as_onnx, window_tensors
+from training.models.recurrent_attribution import attribute
 from training.window_set import Splits, WindowSet
 
 _WEIGHTS_FILE = "weights.pt"
@@ -45,6 +47,7 @@ class FitConfig:
         weight_decay: Of AdamW.
         weight_power: See `quantile_loss`.
         near_emphasis: See `quantile_loss`.
+        squared: See `quantile_loss`.
         windows_per_epoch: At most this many windows per epoch; all if None.
         hide_ahead: Share of the training windows whose weather ahead is hidden, so that one network answers with and
             without it.
@@ -58,6 +61,7 @@ class FitConfig:
     weight_decay: float = 1e-4
     weight_power: float = 0.5
     near_emphasis: float = 0.0
+    squared: float = 0.0
     windows_per_epoch: int | None = None
     hide_ahead: float = 0.5
     accelerator: str = "auto"
@@ -108,6 +112,7 @@ class RecurrentTraining(lightning.LightningModule):
                 self.levels,
                 weight_power=self.config.weight_power,
                 near_emphasis=self.config.near_emphasis,
+                squared=self.config.squared,
             )
             for quantiles, profile, scale in members
         ]
@@ -268,6 +273,10 @@ class RecurrentForecaster:
     def onnx_model(self, sample: Window) -> ModelProto:
         """The graph, exported."""
         return as_onnx(self._fitted(), sample)
+
+    def explain(self, windows: Window, *, rng: np.random.Generator) -> Attribution:
+        """Shapley values of its groups of features, see `training.explain`."""
+        return attribute(self._fitted(), windows, rng=rng)
 
     def _fitted(self) -> ResidualRecurrent:
         assert self.network is not None, "fit or load comes first"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
 from features.vocabulary import Domain, Forecast, Quantity, Window
+from training.explain import Attribution, additive_shap
 from training.forecaster import LEVELS, predict_with
 from training.models.onnx_graph import as_onnx
 from training.models.window_graph import SEASONS, SeasonalLags, day_profiles, used
@@ -74,6 +76,21 @@ class SeasonalForecaster:
     def onnx_model(self, sample: Window) -> ModelProto:
         """The graph, exported."""
         return as_onnx(self.graph(), sample)
+
+    def explain(self, windows: Window, *, rng: np.random.Generator) -> Attribution:
+        """Its one term, see `training.explain`."""
+        median_BH = self.predict(windows).at_level(0.5)
+        steps = [steps - 1 for steps in self.domain.horizons.values()]
+        features, value_NBF = additive_shap({"seasonal profile": median_BH[:, steps].T})
+        return Attribution(
+            explains="the median forecast",
+            method="additive terms",
+            unit=self.target.unit,
+            features=features,
+            horizons=tuple(self.domain.horizons),
+            value_NBF=value_NBF,
+            level_BF=median_BH.mean(axis=1, keepdims=True),
+        )
 
     def save(self, folder: Path) -> None:
         """Nothing is kept."""
