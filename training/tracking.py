@@ -1,38 +1,18 @@
-"""MLflow: what a run leaves behind, and the registry of models."""
+"""MLflow: what a run leaves behind; the registry of models is in `training.registry`."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-import tempfile
-import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import onnx
-
-from features.card import CHAMPION, GRAPH_FILE, Card, registered_name
-from features.errors import ArtifactError, StorageError
+from features.errors import StorageError
 from features.files import make_folder
 from features.vocabulary import Domain
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registered:
-    """A model version in the registry.
-
-    Attributes:
-        name: Registered model.
-        version: Its number.
-        run_id: The run that made it.
-    """
-
-    name: str
-    version: int
-    run_id: str
 
 
 class Tracking:
@@ -83,11 +63,25 @@ class Tracking:
         return str(client.create_experiment(name, artifact_location=location))
 
     @contextlib.contextmanager
-    def run(self, domain: Domain, *, name: str, tags: dict[str, str]) -> Iterator[str]:
-        """A run of the domain's experiment, marked failed if the block raises; gives its id."""
+    def run(self, domain: Domain, *, name: str, tags: dict[str, str], same: str | None = None) -> Iterator[str]:
+        """A run of the domain's experiment, marked failed if the block raises; gives its id.
+
+        Args:
+            domain: Whose experiment.
+            name: Of the run.
+            tags: Of the run.
+            same: Name of a tag: a run that has the same value of it is gone on with, if there is one.
+        """
         client = self.connect()
         experiment = self._experiment(client, domain.name)
-        run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+        found = (
+            [] if same is None else client.search_runs([experiment], f"tags.`{same}` = '{tags[same]}'", max_results=1)
+        )
+        if found:
+            run_id = str(found[0].info.run_id)
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
         try:
             yield run_id
         except KeyboardInterrupt:
@@ -114,64 +108,6 @@ class Tracking:
     def log_files(self, run_id: str, folder: Path, *, under: str) -> None:
         """Log all files of a folder."""
         self.connect().log_artifacts(run_id, str(folder), artifact_path=under)
-
-    def register(self, run_id: str, folder: Path, card: Card, domain: Domain) -> Registered:
-        """Log an artifact (graph, card, signature) and make it a new version of the domain's model.
-
-        Raises:
-            ArtifactError: The card has no valid parity certificate.
-        """
-        import mlflow.onnx
-        from mlflow.exceptions import MlflowException
-        from mlflow.models import ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        if not card.parity.largest_relative <= card.parity.tolerance:
-            raise ArtifactError(
-                "A model without parity is not registered",
-                found=f"{card.parity.largest_relative:.2e} relative",
-                remedy="Export it again.",
-            )
-        import numpy as np
-
-        shapes = {
-            "history": (-1, card.history_steps, len(card.history_channels)),
-            "future": (-1, card.horizon_steps, len(card.future_channels)),
-            "static": (-1, len(card.static_channels)),
-        }
-        signature = ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), shape, name) for name, shape in shapes.items()]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, card.horizon_steps, len(card.levels)), "quantiles")]),
-        )
-        client = self.connect()
-        with tempfile.TemporaryDirectory() as temporary:
-            packed = Path(temporary) / "model"
-            with warnings.catch_warnings():
-                # MLflow's first import of its own types.
-                warnings.filterwarnings("ignore", message=".*inferred as AnyType")
-                mlflow.onnx.save_model(
-                    onnx.load(folder / GRAPH_FILE),
-                    packed,
-                    signature=signature,
-                    pip_requirements=["onnxruntime", "numpy"],
-                    save_as_external_data=False,
-                )
-            card.save(packed)
-            client.log_artifacts(run_id, str(packed), artifact_path="model")
-        quantity = domain.quantity(card.target)
-        name = registered_name(domain.name, "" if quantity == domain.target else quantity.name)
-        try:
-            client.create_registered_model(name, description=f"Forecasts {quantity.name} of a {domain.entity}.")
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = f"{client.get_run(run_id).info.artifact_uri}/model"
-        version = client.create_model_version(name, source=source, run_id=run_id)
-        return Registered(name=name, version=int(version.version), run_id=run_id)
-
-    def promote(self, registered: Registered, *, alias: str = CHAMPION) -> None:
-        """Give a version an alias; the version that had it loses it."""
-        self.connect().set_registered_model_alias(registered.name, alias, str(registered.version))
 
     def artifact_folder(self, run_id: str) -> Path:
         """Where a run's artifacts lie, if that is on this machine."""

@@ -1,19 +1,12 @@
-"""Runs, artifacts and the registry in a real MLflow store."""
+"""Runs and what they leave behind, in a real MLflow store."""
 
-import dataclasses
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 
-from features.card import CHAMPION, GRAPH_FILE, Card, ParityCertificate, load_card, registered_name
+from features.card import ParityCertificate
 from features.domains import DOMAINS
-from features.errors import ArtifactError, StorageError
-from features.vocabulary import Site
-from features.windows import make_windows, panel_from_blocks
-from training.export import export_graph
-from training.models.seasonal import SeasonalForecaster
+from features.errors import StorageError
 from training.tracking import Tracking
 
 TRAFFIC = DOMAINS["traffic"]
@@ -23,35 +16,6 @@ TRAFFIC = DOMAINS["traffic"]
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
     # A folder with a space, as homes have.
     return Tracking(f"sqlite:///{tmp_path_factory.mktemp('a store') / 'deep' / 'mlflow.db'}")
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Card]:
-    """The seasonal profile as an artifact."""
-    folder = tmp_path_factory.mktemp("artifact")
-    forecaster = SeasonalForecaster(TRAFFIC)
-    blocks = np.random.default_rng(0).uniform(0, 9, (2, TRAFFIC.history_steps, len(TRAFFIC.inputs)))
-    sites = [Site(name=name, latitude=45.0, longitude=-93.0, attributes={"lanes": 2.0}) for name in ("A", "B")]
-    panel = panel_from_blocks(TRAFFIC, sites, blocks.astype(np.float32), origin_s=1_700_000_000 // 3600 * 3600)
-    windows = make_windows(panel, [0, 1], [panel.first_origin] * 2)
-    card = Card(
-        model="traffic-seasonal",
-        domain=TRAFFIC.name,
-        family=forecaster.name,
-        target=TRAFFIC.target.name,
-        unit=TRAFFIC.target.unit,
-        step_s=TRAFFIC.step_s,
-        history_steps=TRAFFIC.history_steps,
-        horizon_steps=TRAFFIC.horizon_steps,
-        history_channels=TRAFFIC.history_channels,
-        future_channels=TRAFFIC.future_channels,
-        static_channels=TRAFFIC.static_channels,
-        levels=forecaster.levels,
-        sites=tuple(sites),
-        input_range={},
-        parity=export_graph(forecaster, windows, folder),
-    )
-    return folder, card
 
 
 def test_a_run_keeps_parameters_figures_and_files(tracking: Tracking, tmp_path: Path) -> None:
@@ -79,44 +43,6 @@ def test_a_run_that_breaks_says_how(tracking: Tracking, error: type[BaseExceptio
     with pytest.raises(error), tracking.run(TRAFFIC, name="broken", tags={}) as run_id:
         raise error
     assert tracking.connect().get_run(run_id).info.status == status
-
-
-def test_a_registered_model_has_graph_card_signature_and_the_champions_alias(
-    tracking: Tracking, artifact: tuple[Path, Card]
-) -> None:
-    folder, card = artifact
-    versions = []
-    for _ in range(2):
-        with tracking.run(TRAFFIC, name="seasonal", tags={}) as run_id:
-            registered = tracking.register(run_id, folder, card, TRAFFIC)
-        versions.append(registered)
-        tracking.promote(registered)
-    assert [made.version for made in versions] == [1, 2]
-    client = tracking.connect()
-    name = registered_name(TRAFFIC.name)
-    champion = client.get_model_version_by_alias(name, CHAMPION)
-    assert (int(champion.version), champion.run_id) == (2, versions[1].run_id)
-    assert client.get_model_version(name, "1").aliases == []
-
-    model = tracking.artifact_folder(versions[1].run_id) / "model"
-    assert load_card(model) == card
-    onnx.checker.check_model(onnx.load(model / GRAPH_FILE))
-    described = (model / "MLmodel").read_text(encoding="utf-8")
-    assert "history" in described
-    assert "quantiles" in described
-
-
-@pytest.mark.parametrize("difference", [2e-4, float("nan")])
-def test_a_model_without_parity_is_not_registered(
-    tracking: Tracking, artifact: tuple[Path, Card], difference: float
-) -> None:
-    folder, card = artifact
-    parity = dataclasses.replace(card.parity, largest_relative=difference)
-    with tracking.run(TRAFFIC, name="apart", tags={}) as run_id:
-        with pytest.raises(ArtifactError, match="without parity"):
-            tracking.register(run_id, folder, dataclasses.replace(card, parity=parity), TRAFFIC)
-    assert not (tracking.artifact_folder(run_id) / "model").exists()
-    assert tracking.connect().search_model_versions(f"run_id = '{run_id}'") == []
 
 
 def test_a_store_below_a_file_is_refused(tmp_path: Path) -> None:
