@@ -4,7 +4,8 @@
 
 - a forecast over real loopback HTTP against a bare `InferenceSession.run` of the same window plus `json.dumps` of the
   same answer, in turns: median and p99, and their ratios (bars: 3 and 6);
-- requests per second at 1, 8 and 32 clients, in process and with TorchServe, in turns.
+- requests per second at 1, 8 and 32 clients, in process and with TorchServe, in turns;
+- a batch of requests against the same requests one after the other, on one connection, in turns.
 
 It serves the champion of the registry, or a random LSTM of the design document's size where there is none.
 """
@@ -39,10 +40,15 @@ _ROADS = 20
 _HOUR_S = 3600
 
 
-def request_bytes(road: int) -> bytes:
-    """A whole HTTP request for a day ahead."""
-    body = json.dumps({"location": {"road_id": f"R{road:03d}"}, "forecast_horizon": "24h"}).encode()
-    head = "POST /predict/traffic HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+def question(road: int) -> dict[str, Any]:
+    """The body of a request for a day ahead."""
+    return {"location": {"road_id": f"R{road:03d}"}, "forecast_horizon": "24h"}
+
+
+def request_bytes(content: dict[str, Any], *, path: str = "/predict/traffic") -> bytes:
+    """A whole HTTP request."""
+    body = json.dumps(content).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -104,7 +110,7 @@ def bare_forecast(artifact: Artifact, repository: FeatureRepository) -> Callable
 def measure_latency(port: int, bare: Callable[[Any], None], *, pairs: int) -> dict[str, float]:
     """Bare and whole forecasts in turns [ms], and their ratios."""
     connection = Connection(port)
-    request = request_bytes(1)
+    request = request_bytes(question(1))
     answer = json.loads(connection.ask(request))
     times_s = np.empty((pairs + pairs // 10, 2))
     for row in times_s:
@@ -127,6 +133,30 @@ def measure_latency(port: int, bare: Callable[[Any], None], *, pairs: int) -> di
     }
 
 
+def measure_batch(port: int, *, rounds: int) -> dict[str, float]:
+    """A question about each road, together and one after the other, in turns [ms]."""
+    connection = Connection(port)
+    questions = [question(road) for road in range(1, _ROADS + 1)]
+    single = [request_bytes(one) for one in questions]
+    together = request_bytes({"requests": questions}, path="/predict/traffic/batch")
+    times_s = np.empty((rounds + 2, 2))
+    for row in times_s:
+        began = time.perf_counter()
+        for request in single:
+            connection.ask(request)
+        middle = time.perf_counter()
+        connection.ask(together)
+        row[:] = middle - began, time.perf_counter() - middle
+    connection.close()
+    times_ms = 1e3 * times_s[2:]
+    return {
+        "requests": float(_ROADS),
+        "singles_ms": float(np.median(times_ms[:, 0])),
+        "batch_ms": float(np.median(times_ms[:, 1])),
+        "times_faster": float(np.median(times_ms[:, 0] / times_ms[:, 1])),
+    }
+
+
 async def measure_rate(port: int, *, clients: int, duration_s: float) -> float:
     """Requests per second that some clients together get answered, each on its own connection."""
     end = time.perf_counter() + duration_s
@@ -136,7 +166,7 @@ async def measure_rate(port: int, *, clients: int, duration_s: float) -> float:
 
 async def _client(port: int, road: int, end: float) -> int:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    request, count = request_bytes(road), 0
+    request, count = request_bytes(question(road)), 0
     while time.perf_counter() < end:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -162,8 +192,10 @@ def measure_rates(ports: dict[str, int], *, rounds: int, duration_s: float, cons
     }
 
 
-def show(console: Console, model: str, latency: dict[str, float], rates: dict[str, Any]) -> None:
-    """Print both tables."""
+def show(
+    console: Console, model: str, latency: dict[str, float], batch: dict[str, float], rates: dict[str, Any]
+) -> None:
+    """Print all figures."""
     table = Table("", "bare run + JSON", "POST over HTTP", "ratio", "bar", title=f"One forecast of {model}, in process")
     for name, bar in (("median", MEDIAN_BAR), ("p99", P99_BAR)):
         ratio = latency[f"{name}_ratio"]
@@ -175,6 +207,10 @@ def show(console: Console, model: str, latency: dict[str, float], rates: dict[st
     for name, by_clients in rates.items():
         table.add_row(name, *(f"{by_clients[str(count)]:.0f}" for count in CLIENTS))
     console.print(table)
+    console.print(
+        f"{batch['requests']:.0f} requests: {batch['singles_ms']:.1f} ms one after the other, "
+        f"{batch['batch_ms']:.1f} ms as a batch, {batch['times_faster']:.1f} times as fast"
+    )
 
 
 def measure(folder: Path, *, quick: bool, data: Path | None, console: Console) -> dict[str, Any]:
@@ -189,18 +225,22 @@ def measure(folder: Path, *, quick: bool, data: Path | None, console: Console) -
     with served(town) as port:
         console.print("[dim]one client, in turns with the bare run[/dim]")
         latency = measure_latency(port, bare, pairs=200 if quick else 3000)
+        batch = measure_batch(port, rounds=5 if quick else 100)
         if find_java() is None:
             console.print("[yellow]No Java: TorchServe is not measured[/yellow]")
             rates = measure_rates({"in_process": port}, rounds=rounds, duration_s=duration_s, console=console)
         else:
-            with TorchServeServer(artifact, folder / "torchserve", ports=free_ports()) as server:
+            with TorchServeServer([artifact], folder / "torchserve", ports=free_ports()) as server:
                 server.wait_ready()
                 with served(town, torchserve_url=server.url) as other:
                     ports = {"in_process": port, "torchserve": other}
                     rates = measure_rates(ports, rounds=rounds, duration_s=duration_s, console=console)
-    show(console, artifact.model_version, latency, rates)
-    rounded = {name: round(value, 3) for name, value in latency.items()}
-    return {"model": artifact.model_version, "latency": rounded, "requests_per_s": rates}
+    show(console, artifact.model_version, latency, batch, rates)
+    rounded = {
+        part: {name: round(value, 3) for name, value in figures.items()}
+        for part, figures in (("latency", latency), ("batch", batch))
+    }
+    return {"model": artifact.model_version, **rounded, "requests_per_s": rates}
 
 
 def main() -> None:

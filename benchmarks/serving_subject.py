@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,20 +176,12 @@ def served(town: Town, *, torchserve_url: str = "") -> Iterator[int]:
 def _serve(town: Town, port: int, torchserve_url: str) -> None:
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     from serving.app import create_app, run_app
-    from serving.loading import choose_runtime
-    from serving.memory import WindowMemory
-    from serving.service import ForecastService
+    from serving.loading import build_service, open_windows
 
     settings = ServingSettings(data_dir=town.folder, torchserve_url=torchserve_url, torchserve_timeout_s=30.0)
     artifact = open_artifact(town.artifact_folder, version=town.version)
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, TRAFFIC))
-    service = ForecastService(
-        domain=TRAFFIC,
-        artifact=artifact,
-        memory=WindowMemory(repository),
-        runtime=choose_runtime(settings, artifact),
-    )
-    run_app(create_app(settings, service=service), host="127.0.0.1", port=port, log_level="error")
+    service = build_service(settings, artifact, open_windows(settings, TRAFFIC))
+    run_app(create_app(settings, services=[service]), host="127.0.0.1", port=port, log_level="error")
 
 
 def _wait_ready(port: int, *, runtime: str) -> None:
@@ -197,10 +190,15 @@ def _wait_ready(port: int, *, runtime: str) -> None:
     for _ in range(600):
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=2.0, trust_env=False)
-            if answer.status_code == httpx.codes.OK and answer.json()["runtimes"][runtime]:
+            if answer.status_code == httpx.codes.OK and _traffic_runtimes(answer.json())[runtime]:
                 return
         time.sleep(0.1)
     raise TimeoutError(f"the API on port {port} did not get ready with {runtime}")
+
+
+def _traffic_runtimes(ready: dict[str, Any]) -> dict[str, bool]:
+    runtimes: dict[str, bool] = ready["domains"][TRAFFIC.name]["models"][TRAFFIC.target.name]["runtimes"]
+    return runtimes
 
 
 @contextlib.contextmanager

@@ -1,18 +1,23 @@
-"""Artifacts: `model.onnx` beside `card.json`, fetched from the MLflow registry."""
+"""Artifacts: `model.onnx` beside `card.json`, and `intervals.npz` where intervals adapt, fetched from the registry."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from features.adaptive_intervals import AdaptiveIntervals
 from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, Card, load_card, registered_name
+from features.domains import DOMAINS
 from features.errors import ArtifactError
 from features.files import make_folder, storage_errors
+from serving.intervals import INTERVALS_UNTIL, open_intervals
 
-_TRAIN = "Train and register one, with `make train`."
+
+class NoChampionError(ArtifactError):
+    """Nobody has trained a model that was good enough yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +28,13 @@ class Artifact:
         folder: Holds the graph and the card.
         card: What the model is and how to feed it.
         version: Version in the registry.
+        intervals: What moves the ends of its intervals; None where they are the graph's own.
     """
 
     folder: Path
     card: Card
     version: str
+    intervals: AdaptiveIntervals | None = field(default=None, compare=False)
 
     @property
     def graph(self) -> Path:
@@ -35,45 +42,71 @@ class Artifact:
         return self.folder / GRAPH_FILE
 
     @property
+    def name(self) -> str:
+        """Name of the model in the registry, such as `towncast-traffic`."""
+        return _registered(self.card.domain, self.card.target)
+
+    @property
     def model_version(self) -> str:
         """Name and version as replies give them, such as `traffic-lstm-v3`."""
         return f"{self.card.model}-v{self.version}"
+
+    @property
+    def intervals_until_s(self) -> int | None:
+        """The last moment that adaptive intervals have learnt from, None where that is not known [s since 1970]."""
+        until = self.card.trained.get(INTERVALS_UNTIL, "")
+        return int(until) if self.intervals is not None and until.isdigit() else None
+
+
+def _registered(domain: str, target: str) -> str:
+    return registered_name(domain, "" if target == DOMAINS[domain].target.name else target)
+
+
+def _train(domain: str) -> str:
+    return f"Train and register one: `make train DOMAIN={domain}`, which is `towncast train {domain}`."
 
 
 def open_artifact(folder: Path, *, version: str) -> Artifact:
     """The artifact in `folder`, checked.
 
     Raises:
-        ArtifactError: A file is missing or damaged, or the parity certificate does not hold.
+        ArtifactError: A file is missing or damaged, or the parity certificate does not hold, or the intervals are of
+            another model.
     """
     card = load_card(folder)
     if not (folder / GRAPH_FILE).is_file():
-        raise ArtifactError("The artifact has no graph", found=str(folder / GRAPH_FILE), remedy=_TRAIN)
+        raise ArtifactError("The artifact has no graph", found=str(folder / GRAPH_FILE), remedy=_train(card.domain))
     parity = card.parity
     # Written this way round, a certificate that is not a number does not hold either.
     if not (parity.windows > 0 and 0 <= parity.largest_relative <= parity.tolerance):
         raise ArtifactError(
             "The parity certificate of the artifact does not hold",
             found=f"{parity.largest_relative} over {parity.windows} windows, at most {parity.tolerance} is allowed",
-            remedy="Export the model again, with `make train`; do not serve this one.",
+            remedy=f"Export the model again, with `towncast train {card.domain}`; do not serve this one.",
         )
-    return Artifact(folder=folder, card=card, version=version)
+    return Artifact(folder=folder, card=card, version=version, intervals=open_intervals(folder, card))
 
 
-def fetch_champion(domain: str, *, tracking_uri: str, cache: Path) -> Artifact:
-    """The version of `towncast-<domain>` with the alias `champion`; a version fetched before is not fetched again.
+def fetch_champion(domain: str, target: str = "", *, tracking_uri: str, cache: Path) -> Artifact:
+    """The champion of a domain's target; a version that was fetched before is not fetched again.
+
+    It is the version with the alias `champion` of `towncast-<domain>`, or of `towncast-<domain>-<target>` for another
+    target than the domain's first.
 
     Args:
         domain: Domain's name.
+        target: Target's name, by default the domain's first.
         tracking_uri: Where MLflow is.
         cache: Folder that artifacts are kept in.
 
     Raises:
-        ArtifactError: There is no champion, it cannot be fetched, or it is damaged or without its certificate.
+        NoChampionError: There is no champion.
+        ArtifactError: It cannot be fetched, or is damaged or without its certificate.
         StorageError: `cache` cannot be written.
     """
-    name = registered_name(domain)
-    _refuse_missing_database(tracking_uri, name)
+    target = target or DOMAINS[domain].target.name
+    name = _registered(domain, target)
+    _refuse_missing_database(tracking_uri, name, remedy=_train(domain))
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -83,32 +116,36 @@ def fetch_champion(domain: str, *, tracking_uri: str, cache: Path) -> Artifact:
         # Not `models:/<name>/<version>`: MLflow resolves that in the registry of the process, not in the one given.
         source = client.get_model_version_download_uri(name, found.version)
     except MlflowException as error:
-        raise ArtifactError(
-            f"The registry has no champion of {name}", found=f"{tracking_uri}: {error.message}", remedy=_TRAIN
+        raise NoChampionError(
+            f"The registry has no champion of {name}", found=f"{tracking_uri}: {error.message}", remedy=_train(domain)
         ) from error
     # A registry that was made anew counts from 1 again: the version alone does not name the files.
     folder = cache / name / f"v{found.version}-{found.creation_timestamp}"
     if not folder.exists():
-        _download(source, tracking_uri=tracking_uri, folder=folder)
+        _download(source, tracking_uri=tracking_uri, folder=folder, remedy=_train(domain))
     cards = sorted(folder.rglob(CARD_FILE))
     if not cards:
-        raise ArtifactError(f"The champion of {name} has no card", found=f"version {found.version}", remedy=_TRAIN)
-    artifact = open_artifact(cards[0].parent, version=str(found.version))
-    if artifact.card.domain != domain:
         raise ArtifactError(
-            f"The champion of {name} forecasts another domain", found=artifact.card.domain, remedy=_TRAIN
+            f"The champion of {name} has no card", found=f"version {found.version}", remedy=_train(domain)
+        )
+    artifact = open_artifact(cards[0].parent, version=str(found.version))
+    if (artifact.card.domain, artifact.card.target) != (domain, target):
+        raise ArtifactError(
+            f"The champion of {name} forecasts something else",
+            found=f"{artifact.card.target} of {artifact.card.domain}",
+            remedy=_train(domain),
         )
     return artifact
 
 
-def _refuse_missing_database(tracking_uri: str, name: str) -> None:
+def _refuse_missing_database(tracking_uri: str, name: str, *, remedy: str) -> None:
     """MLflow would make an empty database, which takes seconds and leaves a file where nobody asked for one."""
     path = tracking_uri.removeprefix("sqlite:///")
     if path != tracking_uri and not Path(path).exists():
-        raise ArtifactError(f"The registry has no champion of {name}", found=f"no file {path}", remedy=_TRAIN)
+        raise NoChampionError(f"The registry has no champion of {name}", found=f"no file {path}", remedy=remedy)
 
 
-def _download(uri: str, *, tracking_uri: str, folder: Path) -> None:
+def _download(uri: str, *, tracking_uri: str, folder: Path, remedy: str) -> None:
     """Fetch into a folder beside, then move it into place, so that a broken download is never taken for an artifact."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -122,6 +159,6 @@ def _download(uri: str, *, tracking_uri: str, folder: Path) -> None:
             if not folder.exists():
                 os.replace(temporary, folder)
     except (MlflowException, ValueError, FileNotFoundError) as error:
-        raise ArtifactError("The champion cannot be fetched", found=f"{uri}: {error}", remedy=_TRAIN) from error
+        raise ArtifactError("The champion cannot be fetched", found=f"{uri}: {error}", remedy=remedy) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +27,7 @@ from features.errors import (
     UnknownNameError,
 )
 from serving.schemas import REQUEST_ID_LENGTH, ErrorContent, ErrorReply
-from serving.traffic import new_id, utc_text
+from serving.text import new_id, utc_text
 
 _LOG = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 200
@@ -72,15 +73,29 @@ def status_of(error: TowncastError) -> tuple[str, int]:
     return next((code, status) for kind, code, status in STATUS_OF if isinstance(error, kind))
 
 
-def error_reply(
-    code: str,
-    message: str,
-    *,
-    status: int,
-    details: dict[str, Any] | None = None,
-    request_id: str | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An error as it is answered.
+
+    Attributes:
+        status: HTTP status.
+        content: The envelope.
+    """
+
+    status: int
+    content: ErrorReply
+
+    def reply(self, headers: dict[str, str] | None = None) -> Response:
+        """The HTTP reply, with more headers if need be."""
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers = {"Retry-After": "5", **(headers or {})}
+        body = self.content.model_dump_json()
+        return Response(body, status_code=self.status, media_type="application/json", headers=headers)
+
+
+def refuse(
+    code: str, message: str, *, status: int, details: dict[str, Any] | None = None, request_id: str | None = None
+) -> Refusal:
     """An error in the document's envelope.
 
     Args:
@@ -89,7 +104,6 @@ def error_reply(
         status: HTTP status.
         details: What was found, for programs.
         request_id: The request's own, or made up.
-        headers: More headers.
     """
     content = ErrorContent(
         code=code,
@@ -98,12 +112,13 @@ def error_reply(
         request_id=request_id or new_id("req"),
         timestamp=utc_text(int(time.time())),
     )
-    body = ErrorReply(error=content).model_dump_json()
-    return Response(body, status_code=status, media_type="application/json", headers=headers)
+    return Refusal(status=status, content=ErrorReply(error=content))
 
 
-def towncast_reply(error: TowncastError, *, request_id: str | None = None) -> Response:
-    """The reply to an error of ours."""
+def refusal(error: TowncastError | ValidationError, *, request_id: str | None = None) -> Refusal:
+    """The answer to an error of ours, or to a body that is not as the schema says."""
+    if isinstance(error, ValidationError):
+        return _invalid(error, request_id)
     code, status = status_of(error)
     message, details = str(error), {}
     if isinstance(error, InvalidParameterError):
@@ -111,6 +126,8 @@ def towncast_reply(error: TowncastError, *, request_id: str | None = None) -> Re
         wanted = allowed if isinstance(allowed, str) else f"one of: {', '.join(map(str, allowed))}"
         message = f"Invalid {error.parameter}. Must be {wanted}"
         details = {"parameter": error.parameter, "provided": _shown(error.provided), "allowed": allowed}
+        if error.nearest:
+            details["nearest"] = error.nearest
     elif isinstance(error, UnknownNameError):
         details = {"parameter": error.kind, "provided": _shown(error.name), "nearest": error.nearest}
     elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -118,22 +135,22 @@ def towncast_reply(error: TowncastError, *, request_id: str | None = None) -> Re
         if not isinstance(error, NotReadyError):
             _LOG.error("%s", error)
         message = f"{error.fact}. {error.remedy}"
-    headers = {"Retry-After": "5"} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return error_reply(code, message, status=status, details=details, request_id=request_id, headers=headers)
+    return refuse(code, message, status=status, details=details, request_id=request_id)
 
 
-def validation_reply(error: ValidationError, *, request_id: str | None = None) -> Response:
-    """The reply to a body that is not as the schema says; the first fault is named, all are listed."""
+def _invalid(error: ValidationError, request_id: str | None) -> Refusal:
+    """The first fault is named, all are listed."""
+    found = error.errors(include_url=False)
     faults = [
         {"parameter": _dotted(fault["loc"]), "provided": _shown(fault["input"]), "allowed": fault["msg"]}
-        for fault in error.errors(include_url=False)[:20]
+        for fault in found[:20]
     ]
     first = faults[0]
-    if error.errors(include_url=False)[0]["type"] == "json_invalid":
-        return towncast_reply(malformed(str(first["allowed"])), request_id=request_id)
+    if found[0]["type"] == "json_invalid":
+        return refusal(malformed(str(first["allowed"])), request_id=request_id)
     message = f"Invalid {first['parameter']}. {first['allowed']}"
     details = {**first, **({"faults": faults} if len(faults) > 1 else {})}
-    return error_reply("INVALID_PARAMETER", message, status=400, details=details, request_id=request_id)
+    return refuse("INVALID_PARAMETER", message, status=400, details=details, request_id=request_id)
 
 
 def malformed(found: str) -> MalformedBodyError:
@@ -160,9 +177,13 @@ def _shown(value: Any) -> Any:
 def request_id_in(body: bytes) -> str | None:
     """The request's own identifier, if the body is sound enough to have one that can be repeated."""
     try:
-        content = json.loads(body)
+        return own_request_id(json.loads(body))
     except (ValueError, RecursionError):
         return None
+
+
+def own_request_id(content: Any) -> str | None:
+    """The identifier in a parsed request, if it can be repeated."""
     found = content.get("request_id") if isinstance(content, dict) else None
     usable = isinstance(found, str) and 0 < len(found) <= REQUEST_ID_LENGTH and found.isascii() and found.isprintable()
     return found if usable else None
@@ -173,20 +194,20 @@ def install_error_replies(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, TowncastError)
-        return towncast_reply(error)
+        return refusal(error).reply()
 
     async def framework(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = _HTTP_CODES.get(error.status_code, HTTPStatus(error.status_code).name)
         details = {"method": request.method, "path": _shown(request.url.path)}
         message = f"{HTTPStatus(error.status_code).phrase}: {request.method} {_shown(request.url.path)}"
-        return error_reply(code, message, status=error.status_code, details=details, headers=dict(error.headers or {}))
+        return refuse(code, message, status=error.status_code, details=details).reply(dict(error.headers or {}))
 
     async def unexpected(request: Request, error: Exception) -> Response:
         request_id = new_id("req")
         _LOG.error("Unexpected error in request %s", request_id, exc_info=error)
         message = "Something went wrong on our side. Quote the request_id when you report it"
-        return error_reply("INTERNAL_ERROR", message, status=500, request_id=request_id)
+        return refuse("INTERNAL_ERROR", message, status=500, request_id=request_id).reply()
 
     app.add_exception_handler(TowncastError, ours)
     app.add_exception_handler(HTTPException, framework)
@@ -199,22 +220,24 @@ class BodyLimit:
     Args:
         app: The app behind it; it must answer `BodyTooLargeError`.
         limit_bytes: Largest body [byte].
+        batch_limit_bytes: Largest body on a path that ends in `/batch` [byte].
     """
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, batch_limit_bytes: int) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.batch_limit_bytes = batch_limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless its body is too large."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit_bytes = self.batch_limit_bytes if scope["path"].endswith("/batch") else self.limit_bytes
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if announced.isdigit() and int(announced) > self.limit_bytes:
-            reply = towncast_reply(self._too_large(int(announced)))
+        if announced.isdigit() and int(announced) > limit_bytes:
             # The rest of the body would be taken for the next request.
-            reply.headers["Connection"] = "close"
+            reply = refusal(self._too_large(int(announced), limit_bytes)).reply({"Connection": "close"})
             await reply(scope, receive, send)
             return
         received = 0
@@ -223,15 +246,13 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.limit_bytes:
-                raise self._too_large(received)
+            if received > limit_bytes:
+                raise self._too_large(received, limit_bytes)
             return message
 
         await self.app(scope, counted, send)
 
-    def _too_large(self, found: int) -> BodyTooLargeError:
+    def _too_large(self, found: int, limit_bytes: int) -> BodyTooLargeError:
         return BodyTooLargeError(
-            "The body is too large",
-            found=f"{found} bytes",
-            remedy=f"Send at most {self.limit_bytes} bytes.",
+            "The body is too large", found=f"{found} bytes", remedy=f"Send at most {limit_bytes} bytes."
         )

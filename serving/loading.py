@@ -1,10 +1,12 @@
-"""From settings to a forecast service: fetch the artifact, open the features, choose the runtimes."""
+"""From settings to forecast services: fetch the artifacts, open the features, choose the runtimes."""
 
 from __future__ import annotations
 
 from features.domains import DOMAINS
+from features.errors import ArtifactError
 from features.feast_repository import FeatureRepository
 from features.store import ReadingStore
+from features.vocabulary import Domain
 from serving.artifacts import Artifact, fetch_champion
 from serving.memory import WindowMemory
 from serving.runtimes.base import Runtime
@@ -13,15 +15,44 @@ from serving.runtimes.in_process import InProcessRuntime
 from serving.service import ForecastService
 from serving.settings import ServingSettings
 from serving.torchserve.runtime import TorchServeRuntime
+from serving.window_source import WindowSource
 
 
-def champion(settings: ServingSettings, domain: str) -> Artifact:
-    """The domain's champion, in the cache that the settings name.
+def served_domains(settings: ServingSettings) -> tuple[Domain, ...]:
+    """The domains that the settings name, or all.
+
+    Raises:
+        UnknownNameError: There is no domain of a name; near ones are in the message.
+    """
+    return tuple(DOMAINS[name] for name in settings.domains) or tuple(DOMAINS.values())
+
+
+def champion(settings: ServingSettings, domain: str, target: str = "") -> Artifact:
+    """The champion of a domain's target, by default its first, in the cache that the settings name.
 
     Raises:
         ArtifactError: There is none, or it is damaged or without its certificate.
     """
-    return fetch_champion(domain, tracking_uri=settings.tracking_uri, cache=settings.artifacts_dir)
+    return fetch_champion(domain, target, tracking_uri=settings.tracking_uri, cache=settings.artifacts_dir)
+
+
+def champions(settings: ServingSettings) -> tuple[list[Artifact], list[ArtifactError]]:
+    """The champion of each target of each served domain, and why others are not there.
+
+    Raises:
+        ArtifactError: There is none at all; this is the first one's error.
+    """
+    found: list[Artifact] = []
+    missing: list[ArtifactError] = []
+    for domain in served_domains(settings):
+        for target in domain.targets:
+            try:
+                found.append(champion(settings, domain.name, target.name))
+            except ArtifactError as error:
+                missing.append(error)
+    if not found:
+        raise missing[0]
+    return found, missing
 
 
 def choose_runtime(settings: ServingSettings, artifact: Artifact) -> FailoverRuntime:
@@ -33,21 +64,20 @@ def choose_runtime(settings: ServingSettings, artifact: Artifact) -> FailoverRun
     return FailoverRuntime(runtimes, retry_s=settings.runtime_retry_s)
 
 
-def build_service(settings: ServingSettings, domain: str) -> ForecastService:
-    """The service of one domain, not started yet; blocks while the artifact is fetched.
+def open_windows(settings: ServingSettings, domain: Domain) -> WindowSource:
+    """The windows of a domain, for the services of all its targets; not started yet."""
+    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, domain))
+    return WindowSource(
+        WindowMemory(repository), refresh_s=settings.window_refresh_s, stale_after_h=settings.stale_after_h
+    )
 
-    Raises:
-        ArtifactError: There is no champion, or it is damaged or without its certificate.
-    """
-    artifact = champion(settings, domain)
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, DOMAINS[domain]))
+
+def build_service(settings: ServingSettings, artifact: Artifact, windows: WindowSource) -> ForecastService:
+    """The service of an artifact, not started yet."""
     return ForecastService(
-        domain=DOMAINS[domain],
         artifact=artifact,
-        memory=WindowMemory(repository),
+        windows=windows,
         runtime=choose_runtime(settings, artifact),
-        window_refresh_s=settings.window_refresh_s,
-        stale_after_h=settings.stale_after_h,
         nearest_within_km=settings.nearest_within_km,
         confidence=settings.confidence,
     )

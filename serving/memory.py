@@ -7,18 +7,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from features.calendar import calendar_features
 from features.errors import NotEnoughDataError, UnknownNameError
 from features.feast_repository import FeatureRepository
 from features.online_history import OnlineHistory, window_of, with_neighbours
 from features.registry import nearest_names
-from features.vocabulary import Domain, Site, Window
+from features.vocabulary import Domain, Float32Array, Site, Window
 
 _DAY_S = 86400
+_HOUR_S = 3600
+# How far back gaps are looked for.
+_GAP_DAYS = 30
 # Reading all histories holds the interpreter, and thereby every request, for milliseconds: where the files say that
 # nothing was written, it is done this seldom [s].
 _WHOLE_READ_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRecord:
+    """What is to be said about one target's readings before an origin.
+
+    Attributes:
+        last_reading_s: Moment of the last one [s since 1970].
+        missing_share: Share of the steps of the last day that are missing (0 to 1).
+        gap_h: Longest time without a reading within the last 30 days [h].
+        history_h: Time from the first reading of the history to the origin [h].
+        constant: Whether all readings of the history, a day's at least, are equal.
+    """
+
+    last_reading_s: int
+    missing_share: float
+    gap_h: float
+    history_h: float
+    constant: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +51,18 @@ class Prepared:
     Attributes:
         window: One window.
         origin_s: Its origin [s since 1970].
-        last_reading_s: Moment of the target's last reading [s since 1970].
-        missing_share: Share of the target's steps of the last day before the origin that are missing (0 to 1).
-        extremes: Lowest and highest value of each measured channel over that day; channels without any are left out.
+        records: Each target's record, by its name; targets without any reading are left out.
+        extremes: Lowest and highest value of each measured channel over the last day; channels without any are left
+            out.
+        missing_shares: Share of the steps of the last day that are missing (0 to 1) of each measured channel that the
+            site can have: neighbours that it has not are left out.
     """
 
     window: Window
     origin_s: int
-    last_reading_s: int
-    missing_share: float
+    records: dict[str, TargetRecord]
     extremes: dict[str, tuple[float, float]]
+    missing_shares: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +115,7 @@ class WindowMemory:
             raise NotEnoughDataError(
                 f"There is no online store of {self.domain.name}",
                 found=str(self._repository.folder),
-                remedy=f"Ingest readings of {self.domain.name}, then run `towncast materialise`.",
+                remedy=f"Ingest readings of {self.domain.name}, then run `towncast materialise {self.domain.name}`.",
             )
         seen = self._files_seen()
         if seen is not None and seen == self._seen and self._clock() - self._whole_read_at < _WHOLE_READ_S:
@@ -144,42 +169,80 @@ class WindowMemory:
 
         Raises:
             UnknownNameError: The site is not known.
-            NotEnoughDataError: The site has no reading of the target.
+            NotEnoughDataError: The site has no reading of any target.
         """
         snapshot, site = self._snapshot, self.site(name)
         step_s = self.domain.step_s
         current_s = int(now_s) // step_s * step_s
-        last_s = self._last_reading(snapshot.histories.get(name), name, current_s)
-        origin_s = current_s if now_s - last_s <= stale_after_s else last_s
+        last_s = self._last_readings(snapshot.histories.get(name), name, current_s)
+        # One origin for all targets, so that what is derived from several of them is of the same hours.
+        newest_s = max(last_s.values())
+        origin_s = current_s if now_s - newest_s <= stale_after_s else newest_s
         group = with_neighbours(self.domain, site, snapshot.sites)
         window = window_of(self.domain, group, snapshot.histories, origin_s=origin_s)
         day = window.history_BLK[0, -(_DAY_S // step_s) :]
+        inputs = len(self.domain.inputs)
         return Prepared(
             window=window,
             origin_s=origin_s,
-            last_reading_s=last_s,
-            missing_share=float(np.isnan(day[:, 0]).mean()),
+            records={
+                target.name: _record(window.history_BLK[0, :, channel], step_s, last_s[target.name])
+                for channel, target in enumerate(self.domain.targets)
+                if target.name in last_s
+            },
             extremes={
                 channel: (float(np.nanmin(day[:, index])), float(np.nanmax(day[:, index])))
                 for index, channel in enumerate(self.domain.measured_channels)
                 if np.isfinite(day[:, index]).any()
             },
+            missing_shares={
+                channel: float(np.isnan(day[:, index]).mean())
+                for index, channel in enumerate(self.domain.measured_channels[: inputs + len(site.neighbours)])
+            },
         )
 
-    def _last_reading(self, history: OnlineHistory | None, name: str, current_s: int) -> int:
-        """Moment of the target's last reading up to now."""
+    def _last_readings(self, history: OnlineHistory | None, name: str, current_s: int) -> dict[str, int]:
+        """Moment of each target's last reading up to now, by its name."""
+        found = {}
         if history is not None:
-            target = history.value_TK[: self.domain.history_steps, 0]
-            age = np.arange(len(target), dtype=np.int64)[::-1] * self.domain.step_s
-            moments_s = history.valid_until_s - age
-            usable = moments_s[np.isfinite(target) & (moments_s <= current_s)]
-            if len(usable):
-                return int(usable[-1])
-        raise NotEnoughDataError(
-            f"There is no reading of {self.domain.target.name} of this {self.domain.entity}",
-            found=name,
-            remedy="Ingest its readings, then run `towncast materialise`.",
-        )
+            steps = self.domain.history_steps
+            moments_s = history.valid_until_s - np.arange(steps, dtype=np.int64)[::-1] * self.domain.step_s
+            for channel, target in enumerate(self.domain.targets):
+                known = np.isfinite(history.value_TK[:steps, channel]) & (moments_s <= current_s)
+                if known.any():
+                    found[target.name] = int(moments_s[known][-1])
+        if not found:
+            raise no_reading(self.domain, self.domain.target.name, name)
+        return found
+
+
+def no_reading(domain: Domain, target: str, site: str) -> NotEnoughDataError:
+    """The error of a site without any reading of a target."""
+    return NotEnoughDataError(
+        f"There is no reading of {target} of this {domain.entity}",
+        found=site,
+        remedy=f"Ingest its readings, then run `towncast materialise {domain.name}`.",
+    )
+
+
+def _record(value_L: Float32Array, step_s: int, last_reading_s: int) -> TargetRecord:
+    missing = np.isnan(value_L)
+    known = value_L[~missing]
+    day = _DAY_S // step_s
+    first = int(missing.argmin()) if len(known) else len(missing)
+    return TargetRecord(
+        last_reading_s=last_reading_s,
+        missing_share=float(missing[-day:].mean()),
+        gap_h=_longest_run(missing[-_GAP_DAYS * day :]) * step_s / _HOUR_S,
+        history_h=(len(missing) - first) * step_s / _HOUR_S,
+        constant=len(known) >= day and bool((known == known[0]).all()),
+    )
+
+
+def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
+    """Length of the longest run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _same(first: dict[str, OnlineHistory], second: dict[str, OnlineHistory]) -> bool:

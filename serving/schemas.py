@@ -1,10 +1,14 @@
-"""Requests and replies, exactly as the API's document has them, plus `quality`. Strict: nothing is coerced."""
+"""What all requests and replies have in common. Strict: nothing is coerced, unknown fields are refused."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from features.domains import DOMAINS
+from serving.places import Place
+from serving.quality import LoweredBy, WeatherAhead
 
 REQUEST_ID_LENGTH = 128
 
@@ -21,102 +25,112 @@ RequestId = Annotated[
 ]
 Latitude = Annotated[float, Field(ge=-90, le=90, allow_inf_nan=False, description="[degrees north]")]
 Longitude = Annotated[float, Field(ge=-180, le=180, allow_inf_nan=False, description="[degrees east]")]
+Coordinates = tuple[Latitude, Longitude]
+SiteName = Annotated[str, Field(min_length=1, max_length=200)]
+ShortName = Annotated[str, Field(max_length=64)]
 
 
-class _Request(BaseModel):
+def horizon_field(domain: str) -> Any:
+    """The field `forecast_horizon` of a domain's requests."""
+    horizons: list[JsonValue] = [*DOMAINS[domain].horizons]
+    example = "24h" if "24h" in horizons else horizons[-1]
+    return Field(description="How far ahead.", examples=[example], json_schema_extra={"enum": horizons})
+
+
+class StrictRequest(BaseModel):
+    """Any part of a request."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-
-class Location(_Request):
-    """Where: a road's name, or a point. The name decides if both are given."""
-
-    road_id: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
-        default=None, description="Name of a road.", examples=["R001"]
-    )
-    coordinates: tuple[Latitude, Longitude] | None = Field(
-        default=None, description="Latitude and longitude; the nearest road answers.", examples=[[23.0225, 72.5714]]
-    )
-
-
-class TrafficRequest(_Request):
-    """A question about a road's traffic."""
+class PredictionRequest(StrictRequest):
+    """A question about a place; each domain adds how its places are called."""
 
     request_id: RequestId | None = None
-    location: Location
-    forecast_horizon: Annotated[str, Field(max_length=64)] = Field(
-        description="How far ahead.", examples=["24h"], json_schema_extra={"enum": ["2h", "6h", "12h", "24h"]}
-    )
+    forecast_horizon: ShortName
     include_confidence: bool = Field(default=True, description="Whether each hour gets its interval.")
     include_explanation: bool = Field(default=False, description="Whether to name the most important inputs.")
 
+    def place(self) -> Place:
+        """Where the question is about.
 
-class ConfidenceInterval(_Reply):
-    """The interval that holds the volume with a given probability."""
+        Raises:
+            InvalidParameterError: It says so in two ways that differ.
+        """
+        raise NotImplementedError
 
-    lower: int = Field(description="[veh/h]")
-    upper: int = Field(description="[veh/h]")
+
+class Reply(BaseModel):
+    """Any part of a reply."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class ConfidenceInterval(Reply):
+    """The interval that holds the value with a given probability."""
+
+    lower: float = Field(description="In the unit of the value.")
+    upper: float = Field(description="In the unit of the value.")
     confidence: float
 
 
-class TrafficPrediction(_Reply):
-    """One hour."""
-
-    timestamp: str = Field(description="End of the hour, UTC.", examples=["2026-02-06T10:00:00Z"])
-    traffic_volume: int = Field(description="Median volume [veh/h].")
-    average_speed: float = Field(description="Speed that goes with that volume [km/h].")
-    congestion_level: int = Field(ge=0, le=100, description="Volume as a share of capacity [percent].")
-    confidence_interval: ConfidenceInterval | None = Field(default=None, description="Left out if not asked for.")
-
-
-class Importance(_Reply):
-    """An input, and its share of what moves the forecast."""
+class Importance(Reply):
+    """A group of inputs, and its share of what moves the forecast."""
 
     feature: str
     importance: float = Field(ge=0, le=1)
 
 
-class Explanation(_Reply):
-    """The most important inputs, by occlusion."""
+class Explanation(Reply):
+    """The most important groups of inputs, by their mean absolute Shapley values over the horizon."""
 
     top_features: list[Importance]
 
 
-class QualityReply(_Reply):
+class QualityReply(Reply):
     """What to know before trusting the forecast; nothing is degraded without a word here."""
 
-    runtime: str = Field(description="What ran the model.", examples=["torchserve", "in_process"])
-    road_id: str = Field(description="The road that the forecast is for.")
-    distance_km: float | None = Field(default=None, description="Its distance from the coordinates, if they decided.")
-    origin: str = Field(description="The forecast starts here, UTC.", examples=["2026-02-06T09:00:00Z"])
-    last_reading: str = Field(description="Moment of the road's last reading, UTC.")
-    reading_age_h: float = Field(description="Its age [h].")
-    stale: bool = Field(description="Whether that is too old: then the forecast starts from that reading.")
-    missing_share: float = Field(ge=0, le=1, description="Share of the last day's volumes that are missing.")
-    out_of_range: list[str] = Field(description="Inputs of the last day outside the range of the training data.")
-    unseen_site: bool = Field(description="Whether the model was trained without this road.")
-    memory_age_s: float | None = Field(default=None, description="Age of the features, only if too old [s].")
-    speed: str = Field(
-        description="Speed is derived from volume, by a relation `fitted` to measured speeds or `assumed`.",
-        examples=["derived, fitted", "derived, assumed"],
+    lowered_by: list[LoweredBy] = Field(
+        description="All that makes the forecast less sure than the model's figures say; empty where nothing does.",
+        examples=[["stale", "missing_inputs"]],
     )
+    runtime: str = Field(description="What ran the model.", examples=["torchserve", "in_process"])
+    distance_km: float | None = Field(
+        default=None, description="Distance of the place from the coordinates, if they decided."
+    )
+    origin: str = Field(description="The forecast starts here, UTC.", examples=["2026-02-06T09:00:00Z"])
+    last_reading: str = Field(description="Moment of the place's last reading, UTC.")
+    reading_age_h: float = Field(description="Its age [h].")
+    stale: bool = Field(description="Whether that is too old: then the forecast starts from the last reading.")
+    missing_share: float = Field(ge=0, le=1, description="Share of the last day's readings that are missing.")
+    gap_h: float = Field(ge=0, description="Longest time without a reading within the last 30 days [h].")
+    history_h: float = Field(
+        ge=0, description="Time from the first reading that the model sees to the origin [h]; under two weeks is short."
+    )
+    constant: bool = Field(description="Whether all readings of the last weeks are equal, as a broken sensor's are.")
+    missing_inputs: dict[str, float] = Field(
+        description="Share of the last day's values that are missing, of other inputs that the model was trained with; "
+        "whole ones are left out.",
+        examples=[{"temperature": 0.0417}],
+    )
+    out_of_range: list[str] = Field(description="Inputs of the last day outside the range of the training data.")
+    unseen_site: bool = Field(description="Whether the model was trained without this place.")
+    weather_ahead: WeatherAhead = Field(
+        description="Whether weather forecasts for the hours asked for were there; `not used` by some models."
+    )
+    memory_age_s: float | None = Field(default=None, description="Age of the features, only if too old [s].")
 
 
-class TrafficResponse(_Reply):
-    """A road's traffic, one entry an hour."""
+class PredictionResponse(Reply):
+    """An answer; each domain adds its predictions."""
 
     request_id: str = Field(examples=["pred-20260206-0a1b2c3d"])
-    predictions: list[TrafficPrediction]
     model_version: str = Field(examples=["traffic-lstm-v3"])
     explanation: Explanation | None = Field(default=None, description="Left out if not asked for.")
     inference_time_ms: float = Field(description="Time from the parsed request to the forecast [ms].")
-    quality: QualityReply
 
 
-class ErrorContent(_Reply):
+class ErrorContent(Reply):
     """What went wrong."""
 
     code: str = Field(examples=["INVALID_PARAMETER"])
@@ -128,22 +142,46 @@ class ErrorContent(_Reply):
     timestamp: str = Field(examples=["2026-02-06T08:00:00Z"])
 
 
-class ErrorReply(_Reply):
+class ErrorReply(Reply):
     """The envelope of every error."""
 
     error: ErrorContent
 
 
-class Live(_Reply):
+class Live(Reply):
     """The process answers."""
 
     status: str = Field(examples=["alive"])
 
 
-class Ready(_Reply):
-    """The model is loaded and a runtime is up."""
+class ModelState(Reply):
+    """One target's model."""
+
+    model_version: str | None = Field(default=None, description="Left out if not loaded.", examples=["traffic-lstm-v3"])
+    runtimes: dict[str, bool] = Field(default={}, examples=[{"torchserve": True, "in_process": True}])
+    intervals: str | None = Field(
+        default=None,
+        description="Whether its intervals follow the errors of the last weeks; left out if not loaded.",
+        examples=["adaptive", "fixed"],
+    )
+    intervals_until: str | None = Field(
+        default=None,
+        description="Moment of the last reading that adaptive intervals have learnt from, UTC; left out if not known.",
+        examples=["2026-02-06T09:00:00Z"],
+    )
+    reason: str | None = Field(default=None, description="Why it is not loaded, and what to do.")
+
+
+class DomainState(Reply):
+    """One domain."""
+
+    status: str = Field(examples=["ready", "not ready"])
+    sites: int = Field(description="Number of known places.")
+    models: dict[str, ModelState] = Field(description="By target.")
+
+
+class Ready(Reply):
+    """Models are loaded and a runtime is up."""
 
     status: str = Field(examples=["ready"])
-    model_version: str = Field(examples=["traffic-lstm-v3"])
-    runtimes: dict[str, bool] = Field(examples=[{"torchserve": True, "in_process": True}])
-    sites: int = Field(description="Number of known roads.")
+    domains: dict[str, DomainState]

@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from features.errors import ArtifactError, InvalidParameterError
-from features.vocabulary import Domain, Forecast, Site
+from features.card import Card
+from features.errors import ArtifactError, InvalidParameterError, TowncastError
+from features.vocabulary import Domain, Forecast, Site, Window
 from serving.artifacts import Artifact
-from serving.explanation import FeatureImportance, importances, occluded_windows, occlusions
-from serving.memory import Prepared, WindowMemory
-from serving.runtimes.failover import FailoverRuntime
+from serving.explanation import (
+    FeatureImportance,
+    ShapleyValues,
+    coalition_windows,
+    coalitions,
+    feature_groups,
+    importances,
+    shapley_values,
+)
+from serving.intervals import adapt, keep_levels
+from serving.memory import Prepared, no_reading
+from serving.places import Place, locate
+from serving.probe import channels_read_ahead
+from serving.quality import Quality, judge_quality, weather_ahead
+from serving.runtimes.failover import Answer, FailoverRuntime
+from serving.window_source import WindowSource
 
-_LOG = logging.getLogger(__name__)
-_HOUR_S = 3600.0
-_EARTH_RADIUS_KM = 6371.0
+# The most windows that one call of a runtime gets: a larger batch is no faster, and would make others wait.
+_MOST_WINDOWS = 64
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
-    """What a reader of a forecast must know about it.
+class Question:
+    """What is asked of a service.
 
     Attributes:
-        runtime: Which runtime made it.
-        distance_km: How far the site is from the coordinates that were asked for; None where it was named [km].
-        origin_s: The forecast starts here [s since 1970].
-        last_reading_s: Moment of the target's last reading [s since 1970].
-        reading_age_h: Age of that reading at the moment of the request [h].
-        stale: Whether it is too old for a forecast from now: then the forecast starts from that reading.
-        missing_share: Share of the target's steps of the last day that are missing (0 to 1).
-        out_of_range: Inputs that left, in the last day, the range that the model was trained on.
-        unseen_site: Whether the model was trained without this site.
-        memory_age_s: How long ago the online store was last read, if longer than it should be [s].
+        place: Where.
+        horizon: How far ahead: one of the domain's horizons, such as "24h".
+        explain: Whether to name the most important inputs.
     """
 
-    runtime: str
-    distance_km: float | None
-    origin_s: int
-    last_reading_s: int
-    reading_age_h: float
-    stale: bool
-    missing_share: float
-    out_of_range: tuple[str, ...]
-    unseen_site: bool
-    memory_age_s: float | None
+    place: Place
+    horizon: str
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +59,8 @@ class ForecastResult:
         site: The place that it is for.
         forecast: One forecast over the steps of the horizon that was asked for, levels lower, median, upper.
         confidence: Probability between lower and upper.
+        window: What it was made from.
+        card: Of the model that made it.
         quality: What must be said about it.
         explanation: Most important inputs, None where not asked for.
         timing_s: Time that each stage took [s].
@@ -69,55 +69,68 @@ class ForecastResult:
     site: Site
     forecast: Forecast
     confidence: float
+    window: Window
+    card: Card
     quality: Quality
     explanation: tuple[FeatureImportance, ...] | None
     timing_s: dict[str, float]
 
 
+Outcome = ForecastResult | TowncastError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A question whose place and horizon are found."""
+
+    site: Site
+    distance_km: float | None
+    steps: int
+    explain: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What a runtime made of one window: its forecast over the whole horizon, and its explanation."""
+
+    prepared: Prepared
+    forecast: Forecast
+    runtime: str
+    values: ShapleyValues | None = None
+
+
 class ForecastService:
-    """Forecasts of one domain, from one artifact.
+    """Forecasts of one target of a domain, from one artifact.
 
     Args:
-        domain: What is forecast.
         artifact: The model.
-        memory: Where windows come from.
+        windows: Where windows come from; started and closed with the service, and may be shared with others.
         runtime: What runs the model.
-        window_refresh_s: Time between two reads of the online store [s].
-        stale_after_h: Oldest last reading that a forecast from now may build on [h].
         nearest_within_km: How far a site may be from the coordinates of a request [km].
         confidence: Probability of the interval.
-        now: The moment of a request [s since 1970].
     """
 
     def __init__(
         self,
         *,
-        domain: Domain,
         artifact: Artifact,
-        memory: WindowMemory,
+        windows: WindowSource,
         runtime: FailoverRuntime,
-        window_refresh_s: float = 5.0,
-        stale_after_h: float = 6.0,
         nearest_within_km: float = 50.0,
         confidence: float = 0.95,
-        now: Callable[[], float] = time.time,
     ) -> None:
-        self.domain = domain
+        self.domain = windows.domain
+        self.target = self.domain.quantity(artifact.card.target)
         self.artifact = artifact
-        self.memory = memory
+        self.windows = windows
         self.runtime = runtime
-        self.window_refresh_s = window_refresh_s
-        self.stale_after_s = stale_after_h * _HOUR_S
         self.nearest_within_km = nearest_within_km
         self.confidence = confidence
         self.levels = (round((1 - confidence) / 2, 6), 0.5, round((1 + confidence) / 2, 6))
-        self._now = now
-        self._groups = occlusions(domain)
+        self._groups = feature_groups(self.domain, self.target)
         self._known_sites = {site.name for site in artifact.card.sites}
-        # One window per site: the key says at which origin and from which read of the online store.
-        self._windows: dict[str, tuple[tuple[int, int], asyncio.Future[Prepared]]] = {}
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="window-memory")
-        self._refreshing: asyncio.Task[None] | None = None
+        self._hour = self.domain.future_channels.index("hour_of_day")
+        self._read_ahead: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """Read the histories, load the model, and keep the histories fresh from now on.
@@ -128,11 +141,9 @@ class ForecastService:
             NotEnoughDataError: The online store was never filled.
         """
         self._check_artifact()
-        await self._in_reader(self.memory.refresh)
-        await self._in_reader(self.memory.warm)
+        await self.windows.start()
         await self.runtime.ready()
-        if self._refreshing is None:
-            self._refreshing = asyncio.get_running_loop().create_task(self._keep_fresh())
+        self._read_ahead = await channels_read_ahead(self.domain, self.artifact.card, self.runtime)
 
     def _check_artifact(self) -> None:
         card, domain = self.artifact.card, self.domain
@@ -143,7 +154,7 @@ class ForecastService:
             raise ArtifactError(
                 f"The model {card.model} was trained for another layout of the domain {domain.name}",
                 found=found,
-                remedy="Train it again, with `make train`.",
+                remedy=f"Train it again, with `towncast train {domain.name}`.",
             )
         if missing:
             raise ArtifactError(
@@ -152,41 +163,13 @@ class ForecastService:
                 remedy="Set TOWNCAST_CONFIDENCE to an interval that these levels hold, or train it again.",
             )
 
-    async def _in_reader(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._reader, work)
-
-    async def _keep_fresh(self) -> None:
-        while True:
-            await asyncio.sleep(self.window_refresh_s)
-            try:
-                await self._in_reader(self.memory.refresh)
-            except Exception:  # Feast raises unrelated types; the old histories serve on, and `quality` gives their age
-                _LOG.exception("The online store of %s cannot be read", self.domain.name)
-
     async def close(self) -> None:
         """Stop reading and close the runtime."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
-            self._refreshing = None
-        self._reader.shutdown(wait=True)
+        await self.windows.close()
         await self.runtime.close()
 
-    async def forecast(
-        self,
-        *,
-        site: str | None = None,
-        coordinates: tuple[float, float] | None = None,
-        horizon: str,
-        explain: bool = False,
-    ) -> ForecastResult:
+    async def forecast(self, question: Question) -> ForecastResult:
         """The forecast of a place.
-
-        Args:
-            site: Its name; decides where both are given.
-            coordinates: Latitude and longitude [degrees]; the nearest site answers.
-            horizon: One of the domain's horizons, such as "24h".
-            explain: Whether to name the most important inputs.
 
         Raises:
             InvalidParameterError: The horizon is not one of the domain's, or the coordinates are off the globe or far
@@ -197,133 +180,197 @@ class ForecastService:
             ArtifactError: The model and its window do not fit together.
         """
         began = time.perf_counter()
-        steps = self._steps(horizon)
-        found, distance_km = self._locate(site, coordinates)
-        prepared = await self._prepared(found.name)
+        found = self._find(question)
+        prepared = await self._prepared(found.site.name)
         cut = time.perf_counter()
-        window = occluded_windows(prepared.window, self._groups) if explain else prepared.window
-        answer = await self.runtime.answer(window, levels=self.levels)
-        ran = time.perf_counter()
-        explanation = importances(answer.forecast, self._groups, steps=steps) if explain else None
-        return ForecastResult(
-            site=found,
-            forecast=_first(answer.forecast, steps),
-            confidence=self.confidence,
-            quality=self._quality(prepared, runtime=answer.runtime, distance_km=distance_km),
-            explanation=explanation,
-            timing_s={"window": cut - began, "run": ran - cut},
-        )
+        run = await (self._explained(prepared) if question.explain else self._plain(prepared))
+        timing_s = {"window": cut - began, "run": time.perf_counter() - cut}
+        return self._result(found, run, timing_s)
 
-    def _steps(self, horizon: str) -> int:
-        known = self.domain.horizons
-        if horizon not in known:
-            raise InvalidParameterError(
-                parameter="forecast_horizon",
-                provided=horizon,
-                allowed=list(known),
-                fact="The horizon is not one that is forecast",
-                remedy=f"Use one of {', '.join(known)}.",
-            )
-        return known[horizon]
+    async def forecast_many(self, questions: Sequence[Question]) -> list[Outcome]:
+        """The forecasts of several places: each site's window is cut and run once, all windows together.
 
-    def _locate(self, name: str | None, coordinates: tuple[float, float] | None) -> tuple[Site, float | None]:
-        """The site, and its distance from the coordinates where these decided [km]."""
-        if coordinates is not None:
-            _check_globe(coordinates)
-        if name is not None:
-            return self.memory.site(name), None
-        entity = self.domain.entity
-        if coordinates is None:
-            raise InvalidParameterError(
-                parameter="location",
-                provided=None,
-                allowed=f"the name of a {entity}, or coordinates",
-                fact="The request names no place",
-                remedy=f"Give the name of a {entity}, or coordinates.",
-            )
-        distances_km = {site.name: _distance_km(coordinates, site) for site in self.memory.sites.values()}
-        near = min((name for name in distances_km), key=lambda name: distances_km[name], default=None)
-        if near is None or not distances_km[near] <= self.nearest_within_km:
-            raise InvalidParameterError(
-                parameter="location.coordinates",
-                provided=list(coordinates),
-                allowed=f"a point within {self.nearest_within_km:g} km of a known {entity}",
-                fact=f"There is no {entity} near these coordinates",
-                remedy=f"Name a {entity}, or give a point nearer to one.",
-            )
-        return self.memory.sites[near], distances_km[near]
+        Returns:
+            For each question its forecast, or the error that `forecast` would raise.
+        """
+        began = time.perf_counter()
+        places = [self._find_or_error(question) for question in questions]
+        explained: dict[str, bool] = {}
+        for place in places:
+            if isinstance(place, _Found):
+                explained[place.site.name] = explained.get(place.site.name, False) or place.explain
+        cuts = dict(zip(explained, await outcomes_of(map(self._prepared, explained)), strict=True))
+        cut = time.perf_counter()
+        runs = await self._run_sites(cuts, explained)
+        timing_s = {"window": cut - began, "run": time.perf_counter() - cut}
+        outcomes: list[Outcome] = []
+        for place in places:
+            if isinstance(place, TowncastError):
+                outcomes.append(place)
+                continue
+            run = runs[place.site.name]
+            outcomes.append(self._result(place, run, timing_s) if isinstance(run, _Run) else run)
+        return outcomes
+
+    def _find(self, question: Question) -> _Found:
+        steps = pick_horizon(self.domain, question.horizon)
+        site, distance_km = locate(self.windows.memory, question.place, within_km=self.nearest_within_km)
+        return _Found(site=site, distance_km=distance_km, steps=steps, explain=question.explain)
+
+    def _find_or_error(self, question: Question) -> _Found | TowncastError:
+        try:
+            return self._find(question)
+        except TowncastError as error:
+            return error
 
     async def _prepared(self, name: str) -> Prepared:
-        """The window of a site, cut off the event loop once per step and per news; equal requests share the cut."""
-        now_s = self._now()
-        key = (int(now_s) // self.domain.step_s, self.memory.version)
-        held = self._windows.get(name)
-        if held is not None and held[0] == key:
-            return await asyncio.shield(held[1])
-        cut = asyncio.get_running_loop().run_in_executor(
-            self._reader, lambda: self.memory.prepare(name, now_s=now_s, stale_after_s=self.stale_after_s)
+        """The window of a site that has readings of the target."""
+        prepared = await self.windows.prepared(name)
+        if self.target.name not in prepared.records:
+            raise no_reading(self.domain, self.target.name, name)
+        return prepared
+
+    async def _answer(self, window: Window) -> Answer:
+        """What a runtime makes of windows: of a model with adaptive intervals all levels, see `_served`."""
+        return await self.runtime.answer(window, levels=self.levels if self.artifact.intervals is None else None)
+
+    def _served(self, forecast: Forecast, window: Window) -> Forecast:
+        """What a runtime made of a window at the levels of the service, its interval adapted."""
+        intervals = self.artifact.intervals
+        if intervals is None:
+            return forecast
+        adapted = adapt(intervals, forecast, window, target=self.target, hour_channel=self._hour)
+        return keep_levels(adapted, self.levels)
+
+    async def _plain(self, prepared: Prepared) -> _Run:
+        answer = await self._answer(prepared.window)
+        forecast = self._served(answer.forecast, prepared.window)
+        return _Run(prepared=prepared, forecast=forecast, runtime=answer.runtime)
+
+    async def _explained(self, prepared: Prepared) -> _Run:
+        groups = tuple(group for group in self._groups if group.is_in(prepared.window))
+        if not groups:
+            return await self._plain(prepared)
+        drawn = coalitions(len(groups))
+        answer = await self._answer(coalition_windows(prepared.window, groups, drawn))
+        return _Run(
+            prepared=prepared,
+            forecast=self._served(_of_window(answer.forecast, 0), prepared.window),
+            runtime=answer.runtime,
+            values=shapley_values(answer.forecast, groups, drawn),
         )
-        self._windows[name] = (key, cut)
+
+    async def _run_sites(
+        self, cuts: Mapping[str, Prepared | TowncastError], explained: Mapping[str, bool]
+    ) -> dict[str, _Run | TowncastError]:
+        """A run for each site; those that are not explained in as few calls of the runtime as can be."""
+        runs: dict[str, _Run | TowncastError] = {}
+        plain: list[Prepared] = []
+        for name, prepared in cuts.items():
+            if isinstance(prepared, TowncastError):
+                runs[name] = prepared
+            elif explained[name]:
+                # One after the other: the windows of one explanation are several megabytes.
+                runs[name], *_ = await outcomes_of([self._explained(prepared)])
+            else:
+                plain.append(prepared)
+        for first in range(0, len(plain), _MOST_WINDOWS):
+            together = plain[first : first + _MOST_WINDOWS]
+            for prepared, run in zip(together, await self._run_together(together), strict=True):
+                runs[prepared.window.sites[0]] = run
+        return runs
+
+    async def _run_together(self, together: Sequence[Prepared]) -> Sequence[_Run | TowncastError]:
+        window = _joined([one.window for one in together])
         try:
-            return await asyncio.shield(cut)
-        except Exception:
-            self._windows.pop(name, None)
-            raise
+            answer = await self._answer(window)
+        except ArtifactError as error:
+            if len(together) == 1:
+                return [error]
+            # One window that the graph cannot forecast must not spoil the others.
+            return await outcomes_of(map(self._plain, together))
+        except TowncastError as error:
+            return [error] * len(together)
+        forecast = self._served(answer.forecast, window)
+        return [
+            _Run(prepared=prepared, forecast=_of_window(forecast, index), runtime=answer.runtime)
+            for index, prepared in enumerate(together)
+        ]
 
-    def _quality(self, prepared: Prepared, *, runtime: str, distance_km: float | None) -> Quality:
-        ranges = self.artifact.card.input_range
-        age_s = self._now() - prepared.last_reading_s
-        memory_age_s = self.memory.age_s
-        return Quality(
-            runtime=runtime,
-            distance_km=distance_km,
-            origin_s=prepared.origin_s,
-            last_reading_s=prepared.last_reading_s,
-            reading_age_h=age_s / _HOUR_S,
-            stale=age_s > self.stale_after_s,
-            missing_share=prepared.missing_share,
-            out_of_range=tuple(
-                name
-                for name, (low, high) in prepared.extremes.items()
-                if name in ranges and (low < ranges[name][0] or high > ranges[name][1])
+    def _result(self, found: _Found, run: _Run, timing_s: dict[str, float]) -> ForecastResult:
+        prepared, card = run.prepared, self.artifact.card
+        ahead = weather_ahead(self.domain, prepared, used=self._read_ahead, steps=found.steps)
+        explanation = None
+        if found.explain:
+            explanation = () if run.values is None else importances(run.values, steps=found.steps)
+        return ForecastResult(
+            site=found.site,
+            forecast=replace(run.forecast, value_BHQ=run.forecast.value_BHQ[:, : found.steps]),
+            confidence=self.confidence,
+            window=prepared.window,
+            card=card,
+            quality=judge_quality(
+                card,
+                prepared,
+                season_s=self.domain.season_steps * self.domain.step_s,
+                now_s=self.windows.now(),
+                stale_after_s=self.windows.stale_after_s,
+                unseen_site=found.site.name not in self._known_sites,
+                weather_ahead=ahead,
+                runtime=run.runtime,
+                distance_km=found.distance_km,
+                memory_age_s=self.windows.overdue_s,
             ),
-            unseen_site=prepared.window.sites[0] not in self._known_sites,
-            # Two missed reads are a fault; one late read is not.
-            memory_age_s=memory_age_s if memory_age_s > 3 * self.window_refresh_s else None,
+            explanation=explanation,
+            timing_s=timing_s,
         )
 
 
-def _first(forecast: Forecast, steps: int) -> Forecast:
-    """The first window's forecast, cut to a horizon."""
-    return Forecast(
-        quantity=forecast.quantity,
-        unit=forecast.unit,
-        sites=forecast.sites[:1],
-        origins=forecast.origins[:1],
-        step_s=forecast.step_s,
-        levels=forecast.levels,
-        value_BHQ=forecast.value_BHQ[:1, :steps],
-        model=forecast.model,
+async def outcomes_of(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result | TowncastError]:
+    """What each coroutine gives, or the expected error that it raises; all run at a time."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    outcomes: list[Result | TowncastError] = []
+    for outcome in done:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, TowncastError):
+            raise outcome
+        outcomes.append(outcome)
+    return outcomes
+
+
+def pick_horizon(domain: Domain, horizon: str) -> int:
+    """Steps of a horizon by its name.
+
+    Raises:
+        InvalidParameterError: The domain has no such horizon.
+    """
+    known = domain.horizons
+    if horizon not in known:
+        raise InvalidParameterError(
+            parameter="forecast_horizon",
+            provided=horizon,
+            allowed=list(known),
+            fact="The horizon is not one that is forecast",
+            remedy=f"Use one of {', '.join(known)}.",
+        )
+    return known[horizon]
+
+
+def _of_window(forecast: Forecast, index: int) -> Forecast:
+    """The forecast of one of several windows."""
+    one = slice(index, index + 1)
+    return replace(
+        forecast, sites=forecast.sites[one], origins=forecast.origins[one], value_BHQ=forecast.value_BHQ[one]
     )
 
 
-def _check_globe(coordinates: tuple[float, float]) -> None:
-    latitude, longitude = coordinates
-    if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):
-        raise InvalidParameterError(
-            parameter="location.coordinates",
-            provided=list(coordinates),
-            allowed="latitude -90 to 90 and longitude -180 to 180, in degrees, in this order",
-            fact="The coordinates are off the globe",
-            remedy="Give latitude first, then longitude.",
-        )
-
-
-def _distance_km(coordinates: tuple[float, float], site: Site) -> float:
-    """Great-circle distance by the haversine formula (Sinnott 1984), infinite where the site's place is unknown."""
-    if math.isnan(site.latitude) or math.isnan(site.longitude):
-        return math.inf
-    first, second = np.radians(coordinates), np.radians((site.latitude, site.longitude))
-    half = np.sin((second - first) / 2) ** 2
-    chord = half[0] + math.cos(first[0]) * math.cos(second[0]) * half[1]
-    return float(2 * _EARTH_RADIUS_KM * math.asin(min(1.0, math.sqrt(chord))))
+def _joined(windows: Sequence[Window]) -> Window:
+    """Several windows as one batch."""
+    if len(windows) == 1:
+        return windows[0]
+    return Window(
+        history_BLK=np.concatenate([window.history_BLK for window in windows]),
+        future_BHK=np.concatenate([window.future_BHK for window in windows]),
+        static_BS=np.concatenate([window.static_BS for window in windows]),
+        sites=tuple(name for window in windows for name in window.sites),
+        origins=np.concatenate([window.origins for window in windows]),
+    )

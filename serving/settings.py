@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from features.settings import StorageSettings
 
@@ -19,7 +20,11 @@ class ServingSettings(StorageSettings):
     Attributes:
         host: Address that the API listens on.
         port: Port that the API listens on.
+        domains: Names of the domains that are served, with commas between; all are needed to be ready. By default
+            every domain that has a champion is served, and one is enough.
         body_limit_bytes: Largest request body [byte].
+        batch_body_limit_bytes: Largest body of a batch [byte].
+        batch_limit: Most requests in a batch.
         runtime: `in_process` never asks TorchServe; `auto` asks it where `torchserve_url` is set.
         device: Where the graph runs; `cuda` without a CUDA device is an error.
         torchserve_url: Inference address of TorchServe, empty for none.
@@ -33,7 +38,10 @@ class ServingSettings(StorageSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    domains: Annotated[tuple[str, ...], NoDecode] = ()
     body_limit_bytes: int = Field(default=65536, ge=1024)
+    batch_body_limit_bytes: int = Field(default=1048576, ge=1024)
+    batch_limit: int = Field(default=256, ge=1)
     runtime: RuntimeChoice = "auto"
     device: Device = "cpu"
     torchserve_url: str = ""
@@ -43,6 +51,11 @@ class ServingSettings(StorageSettings):
     stale_after_h: float = Field(default=6.0, ge=0)
     nearest_within_km: float = Field(default=50.0, gt=0)
     confidence: float = Field(default=0.95, gt=0, lt=1)
+
+    @field_validator("domains", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
     @property
     def artifacts_dir(self) -> Path:

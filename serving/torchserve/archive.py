@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from features.card import GRAPH_FILE, Card, registered_name
+from features.card import GRAPH_FILE, Card
 from features.errors import ArtifactError
 from features.files import make_folder, storage_errors
 from serving.artifacts import Artifact
@@ -34,7 +34,7 @@ def build_archive(artifact: Artifact, store: Path, *, device: Device = "cpu") ->
         ArtifactError: The archiver is not installed, or refuses the artifact.
         StorageError: `store` cannot be written.
     """
-    name = registered_name(artifact.card.domain)
+    name = artifact.name
     make_folder(store)
     with storage_errors(store), tempfile.TemporaryDirectory(dir=store, prefix=".archive-") as folder:
         layout = Path(folder) / "layout.json"

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 import numpy as np
 
-from features.card import Card, registered_name
+from features.card import Card
 from features.errors import RuntimeUnavailableError
 from features.vocabulary import Float32Array, Forecast, Window
 from serving.artifacts import Artifact
@@ -31,7 +31,7 @@ class TorchServeRuntime:
 
     def __init__(self, artifact: Artifact, *, url: str, timeout_s: float = 2.0) -> None:
         self.artifact = artifact
-        self.path = f"/predictions/{registered_name(artifact.card.domain)}/{artifact.version}"
+        self.path = f"/predictions/{artifact.name}/{artifact.version}"
         self._connections = Connections(url, timeout_s=timeout_s)
 
     async def predict(self, window: Window, *, levels: Sequence[float] | None = None) -> Forecast:

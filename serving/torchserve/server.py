@@ -18,12 +18,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from features.card import registered_name
 from features.errors import RuntimeUnavailableError
 from features.files import make_folder, storage_errors
 from serving.artifacts import Artifact
@@ -83,17 +83,17 @@ def find_java() -> str | None:
 
 
 class TorchServeServer:
-    """One TorchServe with one model.
+    """One TorchServe with one or more models, a worker each.
 
     Args:
-        artifact: The model to host.
+        artifacts: The models to host.
         folder: Its own folder: model store, configuration, logs. Made by `start`.
         ports: Where it listens, on loopback.
-        device: Where its worker runs the graph.
+        device: Where its workers run the graphs.
     """
 
-    def __init__(self, artifact: Artifact, folder: Path, *, ports: Ports, device: Device = "cpu") -> None:
-        self.artifact = artifact
+    def __init__(self, artifacts: Sequence[Artifact], folder: Path, *, ports: Ports, device: Device = "cpu") -> None:
+        self.artifacts = tuple(artifacts)
         self.folder = folder.absolute()
         self.ports = ports
         self.device = device
@@ -111,11 +111,11 @@ class TorchServeServer:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Build the archive and start TorchServe, without waiting for it.
+        """Build the archives and start TorchServe, without waiting for it.
 
         Raises:
             RuntimeUnavailableError: Java or TorchServe is not installed.
-            ArtifactError: The archive cannot be built.
+            ArtifactError: An archive cannot be built.
             StorageError: The folder cannot be written.
         """
         java, home = find_java(), _torchserve_home()
@@ -127,7 +127,8 @@ class TorchServeServer:
             )
         for name in ("store", "logs"):
             make_folder(self.folder / name)
-        build_archive(self.artifact, self.folder / "store", device=self.device)
+        for artifact in self.artifacts:
+            build_archive(artifact, self.folder / "store", device=self.device)
         with storage_errors(self.folder), (self.folder / "logs" / "torchserve.log").open("wb") as log:
             # Workers listen on sockets in here, and the path of a socket may have 107 characters at most.
             self._temporary = Path(tempfile.mkdtemp(prefix="torchserve-"))
@@ -161,8 +162,12 @@ class TorchServeServer:
         ]
 
     def _configuration(self) -> str:
-        name = registered_name(self.artifact.card.domain)
-        model = {self.artifact.version: {"defaultVersion": True, "marName": f"{name}.mar", **MODEL_SETTINGS}}
+        models = {
+            artifact.name: {
+                artifact.version: {"defaultVersion": True, "marName": f"{artifact.name}.mar", **MODEL_SETTINGS}
+            }
+            for artifact in self.artifacts
+        }
         lines = {
             "inference_address": self.url,
             "management_address": f"http://{LOOPBACK}:{self.ports.management}",
@@ -183,13 +188,13 @@ class TorchServeServer:
             "number_of_netty_threads": 2,
             "netty_client_threads": 1,
             **({"number_of_gpu": 0} if self.device == "cpu" else {}),
-            "load_models": f"{name}.mar",
-            "models": json.dumps({name: model}),
+            "load_models": ",".join(f"{name}.mar" for name in models),
+            "models": json.dumps(models),
         }
         return "".join(f"{key}={value}\n" for key, value in lines.items())
 
     def wait_ready(self, *, timeout_s: float = 120.0, stop: threading.Event | None = None) -> None:
-        """Wait until the model's worker is ready and its settings are those that were asked for.
+        """Wait until each model's worker is ready and its settings are those that were asked for.
 
         Args:
             timeout_s: Longest wait [s].
@@ -203,26 +208,25 @@ class TorchServeServer:
         while time.monotonic() < end and not stop.is_set():
             if self._process is None or self._process.poll() is not None:
                 raise self._failed("it ended")
-            description = self.describe()
-            workers = [] if description is None else description["workers"]
-            if description is not None and workers and all(worker["status"] == "READY" for worker in workers):
-                self._check(description)
+            descriptions = [self.describe(artifact.name) for artifact in self.artifacts]
+            if all(_is_ready(description) for description in descriptions):
+                for description in descriptions:
+                    self._check(description)
                 return
             stop.wait(0.2)
         raise self._failed("the wait was ended" if stop.is_set() else f"not ready after {timeout_s:g} s")
 
-    def describe(self) -> dict[str, Any] | None:
-        """What TorchServe says of the model, None where it does not answer yet."""
+    def describe(self, name: str) -> dict[str, Any]:
+        """What TorchServe says of a model; nothing where it does not answer yet."""
         import httpx
 
-        name = registered_name(self.artifact.card.domain)
         address = f"http://{LOOPBACK}:{self.ports.management}/models/{name}"
         try:
             answer = httpx.get(address, timeout=2.0, trust_env=False)
         except httpx.HTTPError:
-            return None
+            return {}
         if answer.status_code != httpx.codes.OK:
-            return None
+            return {}
         description: dict[str, Any] = answer.json()[0]
         return description
 
@@ -261,6 +265,11 @@ class TorchServeServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _is_ready(description: dict[str, Any]) -> bool:
+    workers = description.get("workers", [])
+    return bool(workers) and all(worker["status"] == "READY" for worker in workers)
 
 
 def _environment(temporary: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,29 @@ def test_the_champion_is_fetched_once_with_its_card(registry: str, tmp_path: Pat
     assert not list(tmp_path.rglob(".fetching-*"))
 
 
+def test_each_target_has_a_model_of_its_own(make_artifact: Callable[..., Artifact], tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    made = {target: make_artifact("pollution", target, family="xgb", sites=[]) for target in ("pm2_5", "pm10")}
+    # The alias of PM10 points at a model of PM2.5: somebody registered it under the wrong name.
+    for name, source in (("towncast-pollution", "pm2_5"), ("towncast-pollution-pm10", "pm2_5")):
+        client.create_registered_model(name)
+        version = client.create_model_version(name, source=made[source].folder.as_uri())
+        client.set_registered_model_alias(name, "champion", version.version)
+    found = fetch_champion("pollution", "pm2_5", tracking_uri=uri, cache=tmp_path / "cache")
+    assert found == fetch_champion("pollution", tracking_uri=uri, cache=tmp_path / "cache")
+    assert found.name == "towncast-pollution"
+    with pytest.raises(ArtifactError, match=r"forecasts something else.*pm2_5 of pollution"):
+        fetch_champion("pollution", "pm10", tracking_uri=uri, cache=tmp_path / "cache")
+    version = client.create_model_version("towncast-pollution-pm10", source=made["pm10"].folder.as_uri())
+    client.set_registered_model_alias("towncast-pollution-pm10", "champion", version.version)
+    right = fetch_champion("pollution", "pm10", tracking_uri=uri, cache=tmp_path / "cache")
+    assert (right.name, right.model_version) == ("towncast-pollution-pm10", "pollution-xgb-pm10-v2")
+
+
 @pytest.mark.parametrize("domain", ["water", "demand"])
 def test_without_a_champion_the_remedy_is_to_train(registry: str, tmp_path: Path, domain: str) -> None:
-    with pytest.raises(ArtifactError, match=f"no champion of towncast-{domain}.*make train"):
+    with pytest.raises(ArtifactError, match=f"no champion of towncast-{domain}.*towncast train {domain}"):
         fetch_champion(domain, tracking_uri=registry, cache=tmp_path)
 
 

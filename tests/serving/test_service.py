@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from features.domains import DOMAINS
@@ -16,9 +15,9 @@ from features.online_history import OnlineHistory
 from features.store import ReadingStore
 from features.vocabulary import Site
 from serving.artifacts import Artifact
-from serving.explanation import occluded_windows, occlusions
 from serving.memory import WindowMemory
-from serving.service import ForecastResult, ForecastService
+from serving.places import Place
+from serving.service import ForecastResult, ForecastService, Question
 
 HOUR_S = 3600
 Make = Callable[..., ForecastService]
@@ -35,9 +34,14 @@ def with_service(service: ForecastService, work: Callable[[ForecastService], Cor
     return asyncio.run(run())
 
 
+def about(
+    site: str | None = "R001", *, coordinates: tuple[float, float] | None = None, horizon: str = "24h"
+) -> Question:
+    return Question(place=Place(name=site, coordinates=coordinates), horizon=horizon)
+
+
 def ask(service: ForecastService, **arguments: Any) -> ForecastResult:
-    arguments = {"site": "R001", "horizon": "24h", **arguments}
-    result: ForecastResult = with_service(service, lambda started: started.forecast(**arguments))
+    result: ForecastResult = with_service(service, lambda started: started.forecast(about(**arguments)))
     return result
 
 
@@ -103,7 +107,7 @@ def test_a_repeated_request_cuts_no_window_again_until_something_is_new(
 
     async def story(service: ForecastService) -> None:
         async def many() -> None:
-            await asyncio.gather(*(service.forecast(site="R001", horizon="2h") for _ in range(8)))
+            await asyncio.gather(*(service.forecast(about(horizon="2h")) for _ in range(8)))
 
         await many()
         await many()
@@ -134,7 +138,7 @@ def test_old_features_are_said_when_the_online_store_cannot_be_read(
     memory = WindowMemory(repository, clock=lambda: clock[0])
 
     async def story(service: ForecastService) -> tuple[ForecastResult, ForecastResult]:
-        fresh = await service.forecast(site="R001", horizon="2h")
+        fresh = await service.forecast(about(horizon="2h"))
 
         def broken(names: list[str]) -> dict[str, OnlineHistory]:
             raise OSError("the disk is gone")
@@ -143,40 +147,12 @@ def test_old_features_are_said_when_the_online_store_cannot_be_read(
         (repository.folder / "online.db").touch()
         await asyncio.sleep(0.1)
         clock[0] = 100.0
-        return fresh, await service.forecast(site="R001", horizon="2h")
+        return fresh, await service.forecast(about(horizon="2h"))
 
-    fresh, old = with_service(make_service(memory=memory, window_refresh_s=0.01), story)
+    fresh, old = with_service(make_service(memory=memory, refresh_s=0.01), story)
     assert fresh.quality.memory_age_s is None
     assert old.quality.memory_age_s == 100.0
     assert "the disk is gone" in caplog.text
-
-
-def test_every_calendar_channel_and_every_input_is_in_a_group() -> None:
-    for domain in DOMAINS.values():
-        groups = occlusions(domain)
-        history = np.zeros((len(groups), domain.history_steps, len(domain.history_channels)), dtype=np.float32)
-        future = np.full((len(groups), domain.horizon_steps, len(domain.future_channels)), -1, dtype=np.float32)
-        for index, group in enumerate(groups):
-            group.hide(history[index], future[index])
-        touched = (np.isnan(history) | (history != 0)).any(axis=(0, 1)) | (future != -1).any(axis=(0, 1)).sum() * 0
-        measured = len(domain.measured_channels)
-        assert touched[:measured].all(), domain.name
-        touched_ahead = (future != -1).any(axis=(0, 1))
-        hidden = {name for name, seen in zip(domain.future_channels, touched_ahead, strict=True) if seen}
-        assert set(domain.future_channels) - hidden == {"utc_offset_h", "day_number"}
-        assert len({group.feature for group in groups}) == len(groups)
-
-
-def test_the_explained_forecast_is_the_plain_one_and_occlusion_leaves_the_window_alone(
-    make_service: Make, repository: FeatureRepository, now_s: float
-) -> None:
-    plain, explained = ask(make_service()), ask(make_service(), explain=True)
-    np.testing.assert_array_equal(plain.forecast.value_BHQ, explained.forecast.value_BHQ)
-    window = repository.online_window("R001", origin_s=int(now_s) // HOUR_S * HOUR_S)
-    before = window.history_BLK.tobytes(), window.future_BHK.tobytes()
-    copies = occluded_windows(window, occlusions(DOMAINS["traffic"]))
-    assert (window.history_BLK.tobytes(), window.future_BHK.tobytes()) == before
-    assert copies.history_BLK[0].tobytes() == window.history_BLK[0].tobytes()
 
 
 def test_a_model_of_another_layout_or_without_the_interval_is_refused_at_start(

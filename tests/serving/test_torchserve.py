@@ -36,8 +36,16 @@ def group_members(group: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def server(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchServeServer]:
-    with TorchServeServer(artifact, tmp_path_factory.mktemp("torchserve"), ports=free_ports()) as started:
+def fine_dust(make_artifact: Callable[..., Artifact]) -> Artifact:
+    return make_artifact("pollution", "pm10", family="xgb", sites=[])
+
+
+@pytest.fixture(scope="module")
+def server(
+    artifact: Artifact, fine_dust: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TorchServeServer]:
+    """One with two models."""
+    with TorchServeServer([artifact, fine_dust], tmp_path_factory.mktemp("torchserve"), ports=free_ports()) as started:
         started.wait_ready()
         yield started
 
@@ -59,8 +67,7 @@ def windows(repository: FeatureRepository) -> Window:
 
 
 def test_it_took_the_settings_and_listens_on_loopback(server: TorchServeServer) -> None:
-    description = server.describe()
-    assert description is not None
+    description = server.describe("towncast-traffic")
     assert {key: description[key] for key in MODEL_SETTINGS} == MODEL_SETTINGS
     assert description["jobQueueStatus"]["remainingCapacity"] == JOB_QUEUE_SIZE
     listening = subprocess.run(["cat", "/proc/net/tcp", "/proc/net/tcp6"], capture_output=True, text=True, check=True)
@@ -94,6 +101,28 @@ def test_its_numbers_are_those_of_the_in_process_runtime(
     assert remote.value_BHQ.shape == (2, 24, 3)
 
 
+def test_it_hosts_the_models_of_several_domains(server: TorchServeServer, fine_dust: Artifact) -> None:
+    assert fine_dust.name == "towncast-pollution-pm10"
+    card, rng = fine_dust.card, np.random.default_rng(0)
+    window = Window(
+        history_BLK=rng.random((70, card.history_steps, len(card.history_channels)), dtype=np.float32),
+        future_BHK=rng.random((70, card.horizon_steps, len(card.future_channels)), dtype=np.float32),
+        static_BS=np.zeros((70, len(card.static_channels)), dtype=np.float32),
+        sites=("P001",) * 70,
+        origins=np.zeros(70, dtype=np.int64),
+    )
+
+    async def both() -> list[Any]:
+        runtimes = [TorchServeRuntime(fine_dust, url=server.url, timeout_s=30.0), InProcessRuntime(fine_dust)]
+        forecasts = [await runtime.predict(window) for runtime in runtimes]
+        for runtime in runtimes:
+            await runtime.close()
+        return forecasts
+
+    remote, local = asyncio.run(both())
+    np.testing.assert_allclose(remote.value_BHQ, local.value_BHQ, rtol=1e-6)
+
+
 def test_a_bad_request_does_not_harm_the_others_of_its_batch(
     server: TorchServeServer, artifact: Artifact, windows: Window
 ) -> None:
@@ -119,7 +148,7 @@ def test_when_it_is_killed_the_api_answers_in_process_and_says_so_and_it_comes_b
     runtime = FailoverRuntime([torchserve, InProcessRuntime(artifact)], retry_s=0.1)
     body = {"location": {"road_id": "R001"}, "forecast_horizon": "24h", "include_explanation": True}
 
-    with open_api(create_app(ServingSettings(), service=make_service(runtime=runtime))) as api:
+    with open_api(create_app(ServingSettings(), services=[make_service(runtime=runtime)])) as api:
 
         def asked() -> tuple[str, Any]:
             reply = api.request("POST", "/predict/traffic", json=body)
@@ -137,18 +166,19 @@ def test_when_it_is_killed_the_api_answers_in_process_and_says_so_and_it_comes_b
 
         before = asked()
         assert before[0] == "in_process"
-        with TorchServeServer(artifact, tmp_path, ports=ports) as server:
+        with TorchServeServer([artifact], tmp_path, ports=ports) as server:
             server.wait_ready()
             assert asked_until("torchserve") == before[1]
             assert server.process_id is not None
             os.killpg(server.process_id, signal.SIGKILL)
             name, predictions = asked()
             assert (name, predictions) == ("in_process", before[1])
-            assert api.request("GET", "/health/ready").json()["runtimes"] == {"torchserve": False, "in_process": True}
+            models = api.request("GET", "/health/ready").json()["domains"]["traffic"]["models"]
+            assert models["volume"]["runtimes"] == {"torchserve": False, "in_process": True}
 
 
 def test_no_process_is_left_after_a_stop(artifact: Artifact, tmp_path: Path) -> None:
-    with TorchServeServer(artifact, tmp_path, ports=free_ports()) as server:
+    with TorchServeServer([artifact], tmp_path, ports=free_ports()) as server:
         group = server.process_id
         assert group is not None
         end = time.monotonic() + 60
@@ -223,14 +253,14 @@ def test_without_java_it_says_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
-    server = TorchServeServer(artifact, tmp_path, ports=free_ports())
+    server = TorchServeServer([artifact], tmp_path, ports=free_ports())
     with pytest.raises(RuntimeUnavailableError, match="Install a Java 17 runtime"):
         server.start()
 
 
 def test_a_child_that_ends_is_reported_with_its_log_folder(artifact: Artifact, tmp_path: Path) -> None:
     ports = free_ports()
-    with TorchServeServer(artifact, tmp_path, ports=ports) as server:
+    with TorchServeServer([artifact], tmp_path, ports=ports) as server:
         assert server.process_id is not None
         os.killpg(server.process_id, signal.SIGKILL)
         with pytest.raises(RuntimeUnavailableError, match="logs"):
