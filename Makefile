@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOMAIN ?= traffic
 RECIPE ?= quick
+TRIALS ?= 100
 # Idle OpenMP threads that spin take whole cores: the largest slow-down on small machines.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train serve mlflow-ui test check bench clean
+.PHONY: help setup train tune report promote rollback serve mlflow-ui test check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +28,18 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY) ## train, judge and register (DOMAIN=traffic RECIPE=quick DATA=folder)
 	$(BIN)/towncast train $(DOMAIN) --recipe $(RECIPE) $(if $(DATA),--data $(DATA))
+
+tune: $(READY) ## search for a better recipe (DOMAIN=traffic RECIPE=quick TRIALS=100 DATA=folder); goes on if stopped
+	$(BIN)/towncast tune $(DOMAIN) --recipe $(RECIPE) --trials $(TRIALS) $(if $(DATA),--data $(DATA))
+
+report: $(READY) ## write the evaluation report of the champion as HTML (DOMAIN=traffic DATA=folder)
+	$(BIN)/towncast report $(DOMAIN) $(if $(DATA),--data $(DATA))
+
+promote: $(READY) ## make a version champion, if the gate lets it (DOMAIN=traffic VERSION=3 APPROVED_BY=name)
+	$(BIN)/towncast promote $(DOMAIN) $(if $(VERSION),--version $(VERSION)) $(if $(APPROVED_BY),--approved-by "$(APPROVED_BY)")
+
+rollback: $(READY) ## make the champion before the present one champion again (DOMAIN=traffic)
+	$(BIN)/towncast rollback $(DOMAIN)
 
 serve: $(READY) ## answer POST /predict/traffic on http://127.0.0.1:8000
 	$(BIN)/towncast serve

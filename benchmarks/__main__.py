@@ -16,7 +16,13 @@ from benchmarks.report import arguments
 from features.files import whole_file
 
 # Name and whether it reads published files.
-BENCHMARKS: dict[str, bool] = {"accuracy": True, "training_loop": False, "serving": False, "train_job": False}
+BENCHMARKS: dict[str, bool] = {
+    "accuracy": True,
+    "training_loop": False,
+    "serving": False,
+    "explain": False,
+    "train_job": False,
+}
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 _HEAD = """# Results

@@ -12,8 +12,11 @@ from pipelines.commands.domains import domains
 from pipelines.commands.ingest import ingest
 from pipelines.commands.materialise import materialise
 from pipelines.commands.mlflow_ui import mlflow_ui
+from pipelines.commands.promote import aliases, promote, rollback
+from pipelines.commands.report import report
 from pipelines.commands.serve import serve
 from pipelines.commands.train import train
+from pipelines.commands.tune import tune
 
 app = typer.Typer(
     help="Forecast a town: ingest readings, train and judge models, serve forecasts.",
@@ -22,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in (ingest, train, materialise, serve, mlflow_ui, domains):
+for _command in (ingest, train, tune, report, promote, rollback, aliases, materialise, serve, mlflow_ui, domains):
     app.command()(_command)
 
 

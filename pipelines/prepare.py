@@ -18,7 +18,10 @@ from pipelines.ingest import ingest_published, ingest_rollout, render_summary
 from pipelines.settings import Settings
 from pipelines.steps import Steps
 from sim_env import SIMULATORS
+from training.data_module import WindowDataModule
+from training.folds import cross_validation
 from training.recipes import RECIPES, Recipe
+from training.studies import TUNED, tuned_recipe
 from training.window_set import Splits, split_windows
 
 _GENERATOR_SEED = 0
@@ -55,12 +58,28 @@ class Prepared:
         """
         return split_windows(self.panel, target=target, counted_from_s=self.reliable_from_s)
 
+    def data_module(self, target: Quantity | None = None) -> WindowDataModule:
+        """The same with the folds on which every family's recipes are chosen.
 
-def find_recipe(domain: str, name: str) -> Recipe:
-    """A domain's recipe.
+        Raises:
+            NotEnoughDataError: A part would be empty.
+        """
+        folds = cross_validation(self.panel, target=target, counted_from_s=self.reliable_from_s)
+        return WindowDataModule(self.splits(target), folds=folds)
+
+
+def find_recipe(domain: str, name: str, *, studies_url: str, target: Quantity | None = None) -> Recipe:
+    """A domain's recipe; the one that is called `tuned` is what the latest search found.
+
+    Args:
+        domain: What is forecast.
+        name: Of the recipe.
+        studies_url: Where searches are kept.
+        target: Whose tuned recipe, by default the domain's first target.
 
     Raises:
-        InvalidParameterError: Nothing can be trained for this domain.
+        InvalidParameterError: Nothing can be trained for this domain, or nothing was tuned.
+        SearchError: What was found is of another search space.
         UnknownNameError: There is no such domain, or no such recipe.
     """
     if DOMAINS[domain].name not in RECIPES:
@@ -71,6 +90,8 @@ def find_recipe(domain: str, name: str) -> Recipe:
             fact="There is no trainable model for this domain yet",
             remedy=f"Its readings can be ingested; train one of: {', '.join(RECIPES)}.",
         )
+    if name == TUNED:
+        return tuned_recipe(studies_url, DOMAINS[domain], target or DOMAINS[domain].target, RECIPES[domain])
     return RECIPES[domain][name]
 
 

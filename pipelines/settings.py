@@ -8,7 +8,20 @@ from features.settings import StorageSettings
 
 
 class Settings(StorageSettings):
-    """Settings of the jobs, from variables named `TOWNCAST_*`."""
+    """Settings of the jobs, from variables named `TOWNCAST_*`.
+
+    Attributes:
+        require_approval: Whether a person must approve each champion; the gate alone decides otherwise.
+        optuna_url: Where searches for recipes are kept; by default an SQLite file in the data folder.
+    """
+
+    require_approval: bool = False
+    optuna_url: str = ""
+
+    @property
+    def studies_url(self) -> str:
+        """Address of the store of searches, as SQLAlchemy writes it."""
+        return self.optuna_url or f"sqlite:///{self.data_dir / 'studies.db'}"
 
     @property
     def checkpoints_dir(self) -> Path:

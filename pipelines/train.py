@@ -1,4 +1,4 @@
-"""The training job: readings -> Feast -> windows -> fit -> judge -> export -> register -> online store."""
+"""The training job: readings -> Feast -> windows -> fit -> judge -> export -> register -> gate -> online store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from features.card import TRAINED_UNTIL
 from features.domains import DOMAINS
 from features.feast_repository import training_service
 from features.files import make_folder
@@ -24,11 +25,16 @@ from features.store import ReadingStore
 from features.vocabulary import Domain, Float32Array, Quantity
 from features.windows import Panel
 from pipelines.prepare import Prepared, find_recipe, prepare
+from pipelines.promote import Outcome, judge_version, settle
+from pipelines.report import report_run
 from pipelines.settings import Settings
 from pipelines.steps import Steps
 from training.families import Accelerator, Workplace, make_forecaster
+from training.gate import GateRules, Verdict
+from training.graph_forecaster import GraphForecaster, open_graph
 from training.recipes import Recipe
-from training.tracking import Registered, Tracking
+from training.registry import ModelRegistry, Registered
+from training.tracking import Tracking
 from training.train import Judgement, draw, export_with_card, judge_forecaster
 from training.window_set import Splits
 
@@ -41,13 +47,20 @@ class TrainedModel:
         target: What it forecasts.
         judgement: Its figures on the test.
         registered: Its version in the registry.
-        champion: Whether it has the alias now.
+        verdict: What the gate says of it.
+        outcome: What became of it.
     """
 
     target: Quantity
     judgement: Judgement
     registered: Registered
-    champion: bool
+    verdict: Verdict
+    outcome: Outcome
+
+    @property
+    def champion(self) -> bool:
+        """Whether it has the alias now."""
+        return self.outcome == "promoted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +109,18 @@ def train_domain(
     """
     began = time.perf_counter()
     domain = DOMAINS[name]
-    recipe = find_recipe(name, recipe_name)
+    recipe = find_recipe(name, recipe_name, studies_url=settings.studies_url)
     steps = Steps(console)
     prepared = prepare(domain, settings=settings, steps=steps, data=data)
     models = tuple(
-        _train_target(prepared, target, recipe, settings=settings, steps=steps, accelerator=accelerator)
+        _train_target(
+            prepared,
+            target,
+            find_recipe(name, recipe_name, studies_url=settings.studies_url, target=target),
+            settings=settings,
+            steps=steps,
+            accelerator=accelerator,
+        )
         for target in domain.targets
         if np.isfinite(prepared.panel.target_ST(target)).any()
     )
@@ -139,13 +159,14 @@ def _train_target(
         "target": target.name,
         "train": splits.train.span(),
         "test": splits.test.span(),
+        TRAINED_UNTIL: str(_trained_until_s(splits)),
         "at": pd.Timestamp.now("UTC").isoformat(timespec="seconds"),
     }
     with tracking.run(domain, name=f"{recipe.family}-{recipe.name}-{target.name}", tags=trained_on) as run_id:
         tracking.log_parameters(run_id, {"recipe": recipe.name, "family": recipe.family, "config": recipe.config})
         sites = len(splits.train.panel.sites)
         tracking.log_parameters(run_id, {"seed": recipe.seed, "sites": sites, "train_windows": len(splits.train)})
-        judgement, registered = _fit_and_register(
+        return _fit_and_register(
             prepared,
             recipe,
             splits,
@@ -156,10 +177,6 @@ def _train_target(
             trained_on=trained_on,
             accelerator=accelerator,
         )
-        champion = judgement.by_horizon["mean"]["skill"] > 0
-        if champion:
-            tracking.promote(registered)
-    return TrainedModel(target=target, judgement=judgement, registered=registered, champion=champion)
 
 
 def _fit_and_register(
@@ -173,7 +190,7 @@ def _fit_and_register(
     steps: Steps,
     trained_on: dict[str, str],
     accelerator: Accelerator,
-) -> tuple[Judgement, Registered]:
+) -> TrainedModel:
     from lightning.pytorch.loggers import MLFlowLogger
 
     domain, target = prepared.domain, splits.train.target
@@ -193,7 +210,7 @@ def _fit_and_register(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with steps.step("Pictures"):
-            draw(judgement, folder / "plots", levels=forecaster.levels)
+            draw(judgement, folder / "plots")
             tracking.log_files(run_id, folder / "plots", under="plots")
         with steps.step("ONNX: one graph, parity certificate") as say:
             card = export_with_card(
@@ -205,11 +222,51 @@ def _fit_and_register(
                 trained=trained_on,
             )
             say(f"largest difference {card.parity.largest_relative:.1e} of at most {card.parity.tolerance:.0e}")
+        registry = ModelRegistry(tracking)
         with steps.step("MLflow: registered") as say:
-            registered = tracking.register(run_id, folder / "artifact", card, domain)
+            registered = registry.register(run_id, folder / "artifact", card, domain)
             say(f"{registered.name} version {registered.version}")
+        with steps.step("Gate: against the seasonal profile and the champion, on the test") as say:
+            graph = open_graph(folder / "artifact")
+            trained = _judge_by_gate(registry, registered, graph, judgement, run_id, settings=settings)
+            say(trained.outcome)
+        with steps.step("Report: by horizon, site, hour and month; fairness, costs, what the model looks at"):
+            report_run(tracking, run_id, forecaster, judgement, card, verdict=trained.verdict, seed=recipe.seed)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return judgement, registered
+    return trained
+
+
+def _judge_by_gate(
+    registry: ModelRegistry,
+    registered: Registered,
+    graph: GraphForecaster,
+    judgement: Judgement,
+    run_id: str,
+    *,
+    settings: Settings,
+) -> TrainedModel:
+    windows = judgement.windows
+    verdict = judge_version(
+        registry,
+        registered,
+        graph,
+        windows,
+        quantiles_BHQ=judgement.quantiles_BHQ,
+        naive_BH=judgement.naive_BH,
+        rules=GateRules(),
+    )
+    approval = settings.require_approval
+    outcome = settle(registry, registered, verdict, run_id=run_id, require_approval=approval)
+    return TrainedModel(
+        target=windows.target, judgement=judgement, registered=registered, verdict=verdict, outcome=outcome
+    )
+
+
+def _trained_until_s(splits: Splits) -> int:
+    """Moment of the last target that anything is fitted to [s since 1970]."""
+    panel = splits.train.panel
+    last = max(int(part.origin_B.max()) for part in (splits.train, splits.validation))
+    return int(panel.moments_s[last + panel.domain.horizon_steps])
 
 
 def _speeds(store: ReadingStore, panel: Panel) -> dict[str, Float32Array]:

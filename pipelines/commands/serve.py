@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,10 +21,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.", min=0, max=65535)] = None,
     torchserve: Annotated[
-        bool, typer.Option(help="Host the model in TorchServe, where Java is there; it joins when it is ready.")
+        bool, typer.Option(help="Host the models in TorchServe, where Java is there; it joins when it is ready.")
     ] = True,
 ) -> None:
-    """Answer forecasts over HTTP, with the champion of the registry.
+    """Answer forecasts over HTTP, with the champions of the registry, of every domain that has one.
 
     The API answers in process from its first second. Where Java is installed, TorchServe starts beside it and takes
     over when it is ready; when it is down, the API answers in process again and says so in each reply. Ctrl-C stops
@@ -35,7 +35,8 @@ def serve(
         curl localhost:8000/predict/traffic -H 'Content-Type: application/json'
         -d '{"location": {"road_id": "R001"}, "forecast_horizon": "24h"}'
 
-    Host, port and all other settings can also be set as variables, such as TOWNCAST_PORT.
+    Host, port and all other settings can also be set as variables, such as TOWNCAST_PORT, or TOWNCAST_DOMAINS for
+    some domains alone.
     """
     import os
 
@@ -44,18 +45,22 @@ def serve(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from rich.console import Console
+    from rich.markup import escape
 
-    from serving.loading import champion
+    from serving.loading import champions
     from serving.settings import ServingSettings
 
     console = Console()
     settings = ServingSettings()
     given = {"host": host, "port": port, "runtime": None if torchserve else "in_process"}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-    with console.status("Loading the champion"):
-        artifact = champion(settings, "traffic")
-    console.print(f"[bold]{artifact.model_version}[/bold] on http://{settings.host}:{settings.port}/docs")
-    server = _choose_torchserve(settings, artifact, console)
+    with console.status("Loading the champions"):
+        artifacts, missing = champions(settings)
+    versions = ", ".join(artifact.model_version for artifact in artifacts)
+    console.print(f"[bold]{versions}[/bold] on http://{settings.host}:{settings.port}/docs", soft_wrap=True)
+    for error in missing if settings.domains else ():
+        console.print(f"[yellow]{escape(error.fact)}.[/yellow] {escape(error.remedy)}", soft_wrap=True)
+    server = _choose_torchserve(settings, artifacts, console)
     if server is None:
         _run(settings, lambda loaded: contextlib.nullcontext())
     else:
@@ -68,7 +73,7 @@ def serve(
 def _run(
     settings: ServingSettings, beside: Callable[[threading.Event], contextlib.AbstractContextManager[None]]
 ) -> None:
-    """Run the API until it is told to stop; what runs `beside` it gets the event of the loaded model."""
+    """Run the API until it is told to stop; what runs `beside` it gets the event of the first loaded models."""
     import signal
     import sys
 
@@ -81,7 +86,9 @@ def _run(
         run_app(app, host=settings.host, port=settings.port)
 
 
-def _choose_torchserve(settings: ServingSettings, artifact: Artifact, console: Console) -> TorchServeServer | None:
+def _choose_torchserve(
+    settings: ServingSettings, artifacts: Sequence[Artifact], console: Console
+) -> TorchServeServer | None:
     """A TorchServe to start, or None where it is not wanted, runs elsewhere, or cannot run here.
 
     Raises:
@@ -98,7 +105,7 @@ def _choose_torchserve(settings: ServingSettings, artifact: Artifact, console: C
             raise RuntimeUnavailableError(fact, found="no java on PATH", remedy=remedy)
         console.print(f"[yellow]{fact}: answering in process.[/yellow] {remedy}")
         return None
-    return TorchServeServer(artifact, settings.data_dir / "torchserve", ports=free_ports(), device=settings.device)
+    return TorchServeServer(artifacts, settings.data_dir / "torchserve", ports=free_ports(), device=settings.device)
 
 
 @contextlib.contextmanager

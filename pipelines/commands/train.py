@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import Group, RenderableType
 
     from pipelines.train import Trained, TrainedModel
+    from training.families import Accelerator
 
 
 def train(
@@ -21,7 +21,8 @@ def train(
         typer.Option(help="Folder or file of a published data set, e.g. one with the Metro Interstate CSV."),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="quick (minutes), full (best figures) or document (its sizes).")
+        str,
+        typer.Option(help="quick (minutes), full (best figures), document (its sizes) or tuned (see towncast tune)."),
     ] = "quick",
     device: Annotated[str, typer.Option(help="auto, cpu or gpu; a GPU that is asked for must be there.")] = "auto",
 ) -> None:
@@ -37,10 +38,29 @@ def train(
     quiet_libraries()
     from rich.console import Console
 
-    from features.errors import InvalidParameterError
     from pipelines.settings import Settings
     from pipelines.train import train_domain
-    from training.families import Accelerator
+
+    accelerator = checked_device(device)
+    console = Console()
+    try:
+        trained = train_domain(
+            domain, settings=Settings(), console=console, data=data, recipe_name=recipe, accelerator=accelerator
+        )
+    except KeyboardInterrupt:
+        message = "Stopped. The same command goes on from the last finished epoch, if there was one."
+        typer.secho(message, fg=typer.colors.YELLOW, err=True)
+        raise typer.Exit(130) from None
+    console.print(render_trained(trained))
+
+
+def checked_device(device: str) -> Accelerator:
+    """What to fit on, from what was typed.
+
+    Raises:
+        InvalidParameterError: There is no such device.
+    """
+    from features.errors import InvalidParameterError
 
     devices: dict[str, Accelerator] = {"auto": "auto", "cpu": "cpu", "gpu": "gpu"}
     if device not in devices:
@@ -51,16 +71,7 @@ def train(
             fact="There is no such device",
             remedy="Use auto, cpu or gpu.",
         )
-    console = Console()
-    try:
-        trained = train_domain(
-            domain, settings=Settings(), console=console, data=data, recipe_name=recipe, accelerator=devices[device]
-        )
-    except KeyboardInterrupt:
-        message = "Stopped. The same command goes on from the last finished epoch, if there was one."
-        typer.secho(message, fg=typer.colors.YELLOW, err=True)
-        raise typer.Exit(130) from None
-    console.print(render_trained(trained))
+    return devices[device]
 
 
 def render_trained(trained: Trained) -> Group:
@@ -81,8 +92,10 @@ def render_trained(trained: Trained) -> Group:
     )
 
 
-def _model_lines(domain: str, trained: TrainedModel) -> tuple[Table, str, str]:
+def _model_lines(domain: str, trained: TrainedModel) -> tuple[RenderableType, ...]:
     from rich.table import Table
+
+    from pipelines.commands.promote import outcome_line, render_verdict
 
     judgement, target = trained.judgement, trained.target
     table = Table(title=f"{domain}: {target.name} on the test, {judgement.windows.span()}")
@@ -99,10 +112,11 @@ def _model_lines(domain: str, trained: TrainedModel) -> tuple[Table, str, str]:
             f"{figures['coverage_90']:.1%}",
         )
     low, high = judgement.skill_90
-    verdict = (
-        f"[green]champion[/]: {trained.registered.name} version {trained.registered.version}"
-        if trained.champion
-        else f"[red]not promoted[/]: version {trained.registered.version} does not beat the seasonal profile"
-    )
     skill = f"mean skill {judgement.by_horizon['mean']['skill']:+.1%}, 90 % interval [{low:+.1%}, {high:+.1%}]"
-    return table, skill, verdict
+    return (
+        table,
+        skill,
+        "",
+        render_verdict(trained.verdict),
+        outcome_line(domain, target.name, trained.registered, trained.verdict, trained.outcome),
+    )

@@ -45,7 +45,7 @@ def _write_counts(path: Path, *, weeks: int) -> None:
 def test_help_of_every_command_teaches(tmp_path: Path) -> None:
     listing = _run(tmp_path, "--help")
     assert listing.returncode == 0
-    for command in ("ingest", "train", "materialise", "serve", "mlflow-ui", "domains"):
+    for command in ("ingest", "train", "report", "materialise", "serve", "mlflow-ui", "domains"):
         assert command in listing.stdout
         assert _run(tmp_path, command, "--help").returncode == 0
     assert not any(tmp_path.iterdir()), "asking for help made files"
