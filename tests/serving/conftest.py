@@ -1,8 +1,10 @@
 """Small towns for the serving tests: places with ten weeks of readings, and real graphs that copy last week."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 
+from features.adaptive_intervals import AdaptiveIntervals
 from features.card import Card, ParityCertificate, SpeedRelation
 from features.domains import DOMAINS
 from features.feast_repository import FeatureRepository
@@ -22,6 +25,7 @@ from features.store import ReadingStore
 from features.vocabulary import Domain, Site
 from serving.app import create_app
 from serving.artifacts import Artifact, open_artifact
+from serving.intervals import INTERVALS_UNTIL
 from serving.memory import WindowMemory
 from serving.runtimes.failover import FailoverRuntime
 from serving.runtimes.in_process import InProcessRuntime
@@ -145,6 +149,21 @@ def make_artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Art
 @pytest.fixture(scope="session")
 def artifact(make_artifact: Callable[..., Artifact]) -> Artifact:
     return make_artifact("traffic", "volume", sites=[SITES[0]])
+
+
+@pytest.fixture(scope="session")
+def adaptive(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The same graph with intervals that learnt for two months from errors, about twice as large from 15 to 16 h."""
+    folder = Path(shutil.copytree(artifact.folder, tmp_path_factory.mktemp("adaptive") / "model"))
+    intervals, rng = AdaptiveIntervals(("R001",), (2, 6, 12, 24), LEVELS), np.random.default_rng(0)
+    hour = (15 + np.arange(24)[None, :]) % 24  # as a forecast from 9:00 UTC has them
+    quantiles = np.broadcast_to(800.0 + np.array(OFFSETS, dtype=np.float32), (1, 24, 5)).astype(np.float32)
+    for _ in range(60):
+        errors = rng.normal(0, np.where(hour == 15, 200.0, 100.0)).astype(np.float32)
+        intervals.update(quantiles, 800.0 + errors, ("R001",), hour)
+    intervals.save(folder)
+    replace(artifact.card, trained={INTERVALS_UNTIL: "1770280800"}).save(folder)
+    return open_artifact(folder, version="3")
 
 
 Values = Callable[[pd.DatetimeIndex], Any]

@@ -80,6 +80,7 @@ def test_interval_and_explanation_come_only_if_asked_for(api: Any) -> None:
 
 def test_quality_says_what_must_be_known(api: Any) -> None:
     assert ask(api).json()["quality"] == {
+        "lowered_by": ["out_of_range"],
         "runtime": "in_process",
         "road_id": "R001",
         "origin": "2026-02-06T09:00:00Z",
@@ -88,7 +89,9 @@ def test_quality_says_what_must_be_known(api: Any) -> None:
         "stale": False,
         "missing_share": 0.0,
         "gap_h": 0.0,
+        "history_h": 1512.0,
         "constant": False,
+        "missing_inputs": {},
         "out_of_range": ["temperature"],
         "unseen_site": False,
         "weather_ahead": "not used",
@@ -231,7 +234,9 @@ def test_health_says_which_runtimes_are_up(api: Any) -> None:
     assert ready["domains"]["traffic"] == {
         "status": "ready",
         "sites": 2,
-        "models": {"volume": {"model_version": "traffic-lstm-v3", "runtimes": {"in_process": True}}},
+        "models": {
+            "volume": {"model_version": "traffic-lstm-v3", "runtimes": {"in_process": True}, "intervals": "fixed"}
+        },
     }
     assert ready["domains"]["water"]["status"] == "not ready"
 

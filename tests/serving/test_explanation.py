@@ -91,7 +91,7 @@ def test_a_group_without_effect_has_no_value_and_equal_groups_have_equal_ones() 
     np.testing.assert_allclose(values, [4, 4, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("groups", range(1, 9))
+@pytest.mark.parametrize("groups", range(1, 8))
 def test_coalitions_stay_within_the_budget_and_are_the_same_each_time(groups: int) -> None:
     drawn = coalitions(groups)
     assert len(drawn.shown_CG) <= BUDGET_WINDOWS
@@ -105,10 +105,10 @@ def test_coalitions_stay_within_the_budget_and_are_the_same_each_time(groups: in
 
 
 @pytest.mark.parametrize(("name", "target"), TARGETS)
-def test_every_input_is_in_one_of_at_most_eight_groups(name: str, target: Quantity) -> None:
+def test_every_input_is_in_one_of_at_most_seven_groups(name: str, target: Quantity) -> None:
     domain = DOMAINS[name]
     groups = feature_groups(domain, target)
-    assert len({group.feature for group in groups}) == len(groups) <= 8
+    assert len({group.feature for group in groups}) == len(groups) <= 7
     rows = np.ones(1, dtype=bool)
     history = np.full((1, domain.history_steps, len(domain.history_channels)), -1, dtype=np.float32)
     future = np.full((1, domain.horizon_steps, len(domain.future_channels)), -1, dtype=np.float32)

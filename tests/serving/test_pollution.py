@@ -87,7 +87,14 @@ def test_the_index_is_computed_from_means_of_measured_and_forecast_hours(air: An
         fine = float(np.interp(means["PM2.5"], [30, 60, 90, 120], [50, 100, 200, 300]))
         coarse = float(np.interp(means["PM10"], [50, 100, 250], [50, 100, 200]))
         assert content["predictions"]["AQI"][hour]["value"] == pytest.approx(max(fine, coarse), abs=1)
-    assert content["quality"]["aqi"] == {"standard": "IN", "pollutants": ["PM2.5", "PM10"], "official": False}
+    assert content["quality"]["aqi"] == {
+        "standard": "IN",
+        "source": "National Air Quality Index of India (CPCB 2014)",
+        "pollutants": ["PM2.5", "PM10"],
+        "official": False,
+        "averaging_complete": True,
+        "notes": ["Not an official index: the standard takes 3 pollutants, here are 2"],
+    }
 
 
 def test_the_standard_can_be_chosen(air: Any) -> None:
@@ -95,7 +102,14 @@ def test_the_standard_can_be_chosen(air: Any) -> None:
     # The first hour's means are about 53 ug/m3 of PM2.5 and 113 of PM10: CPCB looks at the latter, EPA at the former.
     assert indian["predictions"]["AQI"][0]["category"] == "Moderate"
     assert american["predictions"]["AQI"][0]["category"] == "Unhealthy for Sensitive Groups"
-    assert american["quality"]["aqi"] == {"standard": "US", "pollutants": ["PM2.5", "PM10"], "official": True}
+    assert american["quality"]["aqi"] == {
+        "standard": "US",
+        "source": "Air Quality Index of the United States (EPA 2024), particles",
+        "pollutants": ["PM2.5", "PM10"],
+        "official": True,
+        "averaging_complete": True,
+        "notes": [],
+    }
 
 
 @pytest.mark.parametrize(
@@ -155,6 +169,8 @@ def test_where_too_many_hours_are_missing_there_is_no_index(air: Any) -> None:
         "health_advisory": None,
     }
     quality = content["quality"]
+    assert quality["aqi"]["averaging_complete"] is False
+    assert "an hour with fewer than 16 of 24 has no index" in quality["aqi"]["notes"][1]
     # Of both the worst: PM2.5 of every third hour, PM10 that ended forty hours ago.
     assert (quality["stale"], quality["missing_share"], quality["gap_h"]) == (True, 1.0, 40.0)
     assert quality["origin"] == "2026-02-06T09:00:00Z"

@@ -19,9 +19,10 @@ from features.feast_repository import FeatureRepository
 from features.vocabulary import Window
 from serving.app import create_app
 from serving.artifacts import Artifact
+from serving.places import Place
 from serving.runtimes.failover import FailoverRuntime
 from serving.runtimes.in_process import InProcessRuntime
-from serving.service import ForecastService
+from serving.service import ForecastResult, ForecastService, Question
 from serving.settings import ServingSettings
 from serving.torchserve import server as server_module
 from serving.torchserve.runtime import TorchServeRuntime
@@ -121,6 +122,25 @@ def test_it_hosts_the_models_of_several_domains(server: TorchServeServer, fine_d
 
     remote, local = asyncio.run(both())
     np.testing.assert_allclose(remote.value_BHQ, local.value_BHQ, rtol=1e-6)
+
+
+def test_intervals_adapt_alike_whichever_runtime_answers(
+    make_service: Callable[..., ForecastService], server: TorchServeServer, artifact: Artifact, adaptive: Artifact
+) -> None:
+    async def forecast_of(runtime: Any, chosen: Artifact) -> ForecastResult:
+        service = make_service(artifact=chosen, runtime=FailoverRuntime([runtime]))
+        await service.start()
+        found = await service.forecast(Question(place=Place(name="R001"), horizon="24h"))
+        await service.close()
+        return found
+
+    remote = asyncio.run(forecast_of(TorchServeRuntime(adaptive, url=server.url, timeout_s=30.0), adaptive))
+    local = asyncio.run(forecast_of(InProcessRuntime(adaptive), adaptive))
+    fixed = asyncio.run(forecast_of(InProcessRuntime(artifact), artifact))
+    assert (remote.quality.runtime, local.quality.runtime) == ("torchserve", "in_process")
+    np.testing.assert_allclose(remote.forecast.value_BHQ, local.forecast.value_BHQ, rtol=1e-6)
+    np.testing.assert_array_equal(local.forecast.at_level(0.5), fixed.forecast.at_level(0.5))
+    assert (local.forecast.at_level(0.975) > fixed.forecast.at_level(0.975) + 50).all()
 
 
 def test_a_bad_request_does_not_harm_the_others_of_its_batch(

@@ -15,21 +15,20 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import TrialState
 
-from features.domains import DOMAINS
 from features.errors import InvalidParameterError, SearchError, StorageError
 from features.readings import join_readings, make_readings
 from features.registry import Registry
-from features.vocabulary import Domain, Quantity, Site
+from features.vocabulary import Domain, Forecast, Quantity, Site, Window
 from features.windows import build_panel
 from training.data_module import WindowDataModule
 from training.folds import cross_validation
 from training.models.neural import RecurrentConfig
 from training.models.recurrent import FitConfig
 from training.models.seasonal import SeasonalForecaster
-from training.recipes import RECIPES, Recipe, RecurrentRecipe, SeasonalRecipe
-from training.search_spaces import SEARCH_SPACES, Choices
+from training.recipes import Recipe, RecurrentRecipe
+from training.search_budget import FULL_BUDGET, QUICK_BUDGET, Budget, budget_of
 from training.studies import (
     Progress,
     begin,
@@ -44,17 +43,12 @@ from training.studies import (
 from training.trial_processes import run_trials
 from training.tune import (
     FOLD_LOSSES,
-    FULL_BUDGET,
     PRESENT,
-    QUICK_BUDGET,
-    Budget,
     JudgedFold,
     Search,
-    budget_of,
     judged_folds,
     relative_loss,
     run_trial,
-    search_space,
     thinned,
 )
 from training.window_set import Splits, split_windows
@@ -110,7 +104,12 @@ def town_data(*, weeks: int = 34) -> WindowDataModule:
 def search_in(folder: Path, folds: tuple[JudgedFold, ...], **changes: object) -> Search:
     name = study_name(TOWN, TOWN.target, RECIPE, TINY, data_hash="h")
     made = Search(
-        study=name, storage_url=f"sqlite:///{folder}/studies.db", recipe=RECIPE, folds=folds, accelerator="cpu"
+        study=name,
+        storage_url=f"sqlite:///{folder}/studies.db",
+        recipe=RECIPE,
+        folds=folds,
+        budget=TINY,
+        accelerator="cpu",
     )
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
 
@@ -146,56 +145,6 @@ def states(search: Search) -> list[str]:
         return [trial.state.name for trial in study.trials]
 
 
-TUNABLE = [
-    (domain, name) for domain in RECIPES for name in RECIPES[domain] if RECIPES[domain][name].family in SEARCH_SPACES
-]
-
-
-@pytest.mark.parametrize(("domain", "name"), TUNABLE)
-def test_a_search_begins_at_the_recipe_itself(domain: str, name: str) -> None:
-    recipe = RECIPES[domain][name]
-    choices = Choices()
-    assert search_space(recipe).choose(choices, DOMAINS[domain], recipe) == recipe
-    assert len(choices.present) >= 3
-    trial = FixedTrial(choices.present)
-    # FixedTrial warns of a value outside its range, and a warning fails a test.
-    assert search_space(recipe).choose(Choices(trial), DOMAINS[domain], recipe) == recipe
-    assert set(trial.distributions) == set(choices.present)
-
-
-def test_a_choice_changes_its_part_of_the_recipe_alone() -> None:
-    recipe = RECIPES["traffic"]["full"]
-    choices = Choices()
-    space = search_space(recipe)
-    space.choose(choices, DOMAINS["traffic"], recipe)
-    trial = FixedTrial({**choices.present, "hidden": 100, "batch_size": 256, "near_emphasis": 4.5})
-    found = space.choose(Choices(trial), DOMAINS["traffic"], recipe)
-    assert isinstance(found.config, RecurrentRecipe)
-    assert isinstance(recipe.config, RecurrentRecipe)
-    assert found.config.sizes == dataclasses.replace(recipe.config.sizes, hidden=100)
-    assert found.config.fitting == dataclasses.replace(recipe.config.fitting, batch_size=256, near_emphasis=4.5)
-    # A trial fits one network for the three that are trained in the end.
-    assert recipe.config.sizes.members == found.config.sizes.members
-    lightened = space.lighten(found).config
-    assert isinstance(lightened, RecurrentRecipe)
-    assert lightened.sizes.members == 1
-
-
-def test_ranges_hold_the_present_value_whatever_it_is() -> None:
-    choices = Choices(FixedTrial({"hidden": 7, "rate": 9.0, "size": 13}))
-    assert choices.integer("hidden", 7, low=32, high=64, scale="log") == 7
-    assert choices.number("rate", 9.0, low=0.0, high=1.0) == 9.0
-    assert choices.one_of("size", 13, (1, 2)) == 13
-    assert choices.present == {"hidden": 7, "rate": 9.0, "size": 13}
-
-
-def test_a_family_without_choices_is_refused() -> None:
-    recipe = Recipe(name="naive", family="seasonal", config=SeasonalRecipe())
-    with pytest.raises(InvalidParameterError, match="nothing to tune in the family seasonal") as caught:
-        search_space(recipe)
-    assert "lstm" in caught.value.remedy
-
-
 def test_the_quick_recipe_searches_on_few_windows_and_others_on_all() -> None:
     assert budget_of("quick") is QUICK_BUDGET
     assert budget_of("full") is FULL_BUDGET
@@ -228,6 +177,23 @@ def test_the_loss_is_relative_to_the_profile_and_each_site_counts_the_same(folds
     assert relative_loss(SeasonalForecaster(TOWN), doubled) == pytest.approx(1.5)
     unmeasured = dataclasses.replace(fold, naive_S=np.array([fold.naive_S[0], np.nan], dtype=np.float32))
     assert relative_loss(SeasonalForecaster(TOWN), unmeasured) == pytest.approx(1.0)
+
+
+def test_where_weather_is_forecast_a_trial_is_judged_with_and_without_it(folds: tuple[JudgedFold, ...]) -> None:
+    told = dataclasses.replace(TOWN, known_ahead=("temperature",))
+    test = folds[0].splits.test
+    known = dataclasses.replace(test, panel=dataclasses.replace(test.panel, domain=told))
+    fold = dataclasses.replace(folds[0], splits=dataclasses.replace(folds[0].splits, test=known))
+    profile = SeasonalForecaster(told)
+    seen: list[float] = []
+
+    class Watching(SeasonalForecaster):
+        def predict(self, windows: Window) -> Forecast:
+            seen.append(float(np.isfinite(windows.future_BHK[:, :, -1]).mean()))
+            return profile.predict(windows)
+
+    assert relative_loss(Watching(told), fold) == pytest.approx(1.0)
+    assert seen == [0.0, 1.0]
 
 
 def test_trials_are_judged_fold_by_fold_and_the_laggards_are_pruned(study: optuna.Study) -> None:

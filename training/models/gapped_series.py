@@ -83,4 +83,4 @@ def latest(values: Tensor, steps: int) -> Tensor:
 
 def picked(values: Tensor, places: list[int]) -> Tensor:
     """Some places of the last axis."""
-    return torch.index_select(values, values.ndim - 1, torch.tensor(places, device=values.device))
+    return torch.index_select(values, values.ndim - 1, torch.tensor(places, dtype=torch.int64, device=values.device))
