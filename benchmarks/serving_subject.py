@@ -23,7 +23,7 @@ from features.feast_repository import FeatureRepository
 from features.quality import check_readings
 from features.readings import join_readings, make_readings
 from features.store import ReadingStore
-from features.vocabulary import Float32Array, Site
+from features.vocabulary import Domain, Float32Array, Site
 from serving.artifacts import Artifact, open_artifact
 from serving.loading import champion
 from serving.settings import ServingSettings
@@ -33,6 +33,7 @@ LEVELS = (0.025, 0.05, 0.5, 0.95, 0.975)
 _LAYERS = (128, 128)
 _DENSE = (64, 32)
 _STEPS = 24
+_RANGES = {"volume": (100.0, 4000.0), "temperature": (0.0, 30.0), "pressure": (980.0, 1040.0)}
 
 
 def find_artifact(settings: ServingSettings, folder: Path) -> Artifact:
@@ -123,26 +124,38 @@ def _card() -> Card:
     )
 
 
-def make_town(folder: Path, *, roads: int) -> FeatureRepository:
-    """A Feast repository with ten weeks of hourly readings of some roads, up to now."""
+def make_town(folder: Path, *, roads: int, domain: Domain = TRAFFIC) -> FeatureRepository:
+    """A Feast repository with ten weeks of hourly readings of some roads, or other sites, up to now.
+
+    What is known ahead is there for the whole horizon.
+    """
     rng = np.random.default_rng(1)
-    store = ReadingStore(folder / "readings", TRAFFIC)
+    store = ReadingStore(folder / "readings", domain)
     now = pd.Timestamp.now("UTC")
-    moments = pd.date_range(end=now.floor("h"), periods=10 * TRAFFIC.season_steps, freq="h")
+    hour, weeks = now.floor("h"), 10 * domain.season_steps
     names = [f"R{index:03d}" for index in range(1, roads + 1)]
-    parts = [
-        make_readings(
-            site=name,
-            quantity=quantity,
-            valid_at=moments,
-            value=rng.uniform(low, high, len(moments)),
-            source="sensor:benchmark",
-        )
+    parts = []
+    for name in names:
+        for quantity in domain.inputs:
+            ahead = domain.horizon_steps if quantity.name in domain.known_ahead else 0
+            moments = pd.date_range(end=hour + pd.Timedelta(hours=ahead), periods=weeks + ahead, freq="h")
+            low, high = _RANGES.get(quantity.name, (max(quantity.lower, 1.0), min(quantity.upper, 50.0)))
+            parts.append(
+                make_readings(
+                    site=name,
+                    quantity=quantity.name,
+                    valid_at=moments,
+                    available_at=moments.where(moments <= hour, hour),
+                    value=rng.uniform(low, high, len(moments)),
+                    source="sensor:benchmark",
+                )
+            )
+    near = names[: domain.neighbour_count + 1]
+    sites = [
+        Site(name=name, timezone="Asia/Kolkata", country="IN", neighbours=tuple(one for one in near if one != name))
         for name in names
-        for quantity, low, high in (("volume", 100, 4000), ("temperature", 0, 30))
     ]
-    sites = [Site(name=name, timezone="Asia/Kolkata", country="IN", neighbours=(names[0],)) for name in names]
-    store.append(check_readings(join_readings(parts), TRAFFIC), sites)
+    store.append(check_readings(join_readings(parts), domain), sites)
     repository = FeatureRepository(folder / "feast", store)
     repository.apply()
     repository.materialise(as_of=now)

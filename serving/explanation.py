@@ -1,6 +1,6 @@
 """Why a forecast is what it is: Shapley values of groups of inputs, by paired permutations.
 
-The inputs of a window are put into at most eight groups. The value of a set of groups is the median that the model
+The inputs of a window are put into at most seven groups. The value of a set of groups is the median that the model
 forecasts when the other groups are hidden, and the Shapley value of a group is its mean effect over the orders in which
 groups can be shown. The mean is taken over drawn orders (Castro, Gómez and Tejada 2009, doi:10.1016/j.cor.2008.04.004;
 for models Lundberg and Lee 2017, arXiv:1705.07874), each together with its reverse (antithetic sampling: Mitchell,
@@ -20,8 +20,10 @@ from features.domains.weather import WEATHER
 from features.vocabulary import Domain, Float32Array, Forecast, Int64Array, Quantity, Window
 
 _DAY_S = 86400
-# The most windows that one explanation may run.
-BUDGET_WINDOWS = 20
+# The most windows that one explanation may run. Trees take nearly as long for each window of a batch as for one alone,
+# and an explained forecast may take ten times as long as a plain one.
+BUDGET_WINDOWS = 14
+_MOST_GROUPS = BUDGET_WINDOWS // 2
 _MOST_PAIRS = 12
 # What is smaller would be written as 0.
 _SMALLEST_SHARE = 5e-5
@@ -126,6 +128,15 @@ def feature_groups(domain: Domain, target: Quantity) -> tuple[FeatureGroup, ...]
     others = [index for index, name in enumerate(names) if name not in weather and index != own]
     near = [domain.history_channels.index(name) for name in domain.neighbour_channels]
     day = _DAY_S // domain.step_s
+    measured = (
+        *_measured_group(domain, "weather", [index for index, name in enumerate(names) if name in weather]),
+        *_measured_group(domain, f"other_{domain.name}", others),
+        *_measured_group(domain, f"nearby_{domain.name}", near),
+    )
+    calendar = dict(_CALENDAR_GROUPS)
+    if 2 + len(calendar) + len(measured) > _MOST_GROUPS:
+        # A date says which day of the week it is.
+        calendar["calendar_date"] = calendar["calendar_date"] | calendar.pop("day_of_week")
     history = target.name if len(domain.targets) > 1 else domain.name
     return (
         FeatureGroup(feature=f"historical_{history}_24h", measured=(own,), steps=(-day, None)),
@@ -139,11 +150,9 @@ def feature_groups(domain: Domain, target: Quantity) -> tuple[FeatureGroup, ...]
                     for name, constant in constants.items()
                 ),
             )
-            for feature, constants in _CALENDAR_GROUPS.items()
+            for feature, constants in calendar.items()
         ),
-        *_measured_group(domain, "weather", [index for index, name in enumerate(names) if name in weather]),
-        *_measured_group(domain, f"other_{domain.name}", others),
-        *_measured_group(domain, f"nearby_{domain.name}", near),
+        *measured,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ def made_up_splits() -> Splits:
     warm = 15 + 8 * rng.standard_normal(len(moments)).cumsum() / np.sqrt(np.arange(1, len(moments) + 1))
     dust = 60 + 2 * moments.hour.to_numpy(float) + 2 * (warm - 15) + rng.normal(0, 2, len(moments))
     values = {"pm2_5": np.maximum(dust, 1), "pm10": np.maximum(dust, 1) * 2, "temperature": np.clip(warm, -20, 45)}
+    values |= {name: rng.uniform(1, 5, len(moments)) for name in ("wind_speed", "rainfall", "dew_point")}
     readings = join_readings(
         [
             make_readings(site="P001", quantity=name, valid_at=moments, value=value, source="sensor:test")
@@ -61,13 +63,26 @@ def boosted(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return open_artifact(folder, version="1")
 
 
+@pytest.fixture(scope="module")
+def air(make_town: Callable[..., FeatureRepository]) -> FeatureRepository:
+    """P001 has weather for two days ahead; P003 has nothing but PM2.5 of every third hour."""
+    weather = ("temperature", "wind_speed", "rainfall", "dew_point")
+    values: dict[tuple[str, str], Callable[[pd.DatetimeIndex], Any]] = {
+        ("P001", "pm2_5"): lambda moments: 60.0 + 2 * moments.hour.to_numpy(float),
+        ("P003", "pm2_5"): lambda moments: np.where(moments.hour % 3 == 0, 60.0 + moments.hour, np.nan),
+    }
+    values |= {("P001", name): lambda moments: 3.0 + moments.hour.to_numpy(float) / 12 for name in weather}
+    sites = [Site(name=name, timezone="Asia/Kolkata", country="IN") for name in ("P001", "P003")]
+    return make_town("pollution", sites, values, hours_ahead=dict.fromkeys(weather, 48))
+
+
 def test_a_boosted_model_is_served_and_explained(
     boosted: Artifact,
-    pollution_repository: FeatureRepository,
+    air: FeatureRepository,
     service_of: Callable[..., ForecastService],
 ) -> None:
     async def ask() -> list[ForecastResult]:
-        service = service_of(boosted, pollution_repository)
+        service = service_of(boosted, air)
         await service.start()
         found = [
             await service.forecast(Question(place=Place(name=name), horizon="12h", explain=explain))
