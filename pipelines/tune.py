@@ -25,6 +25,7 @@ from pipelines.settings import Settings
 from pipelines.steps import Steps
 from training.families import Accelerator
 from training.recipes import Recipe
+from training.search_budget import Budget, budget_of
 from training.search_log import SEARCH_TAG, SearchLog
 from training.studies import (
     TUNED,
@@ -38,7 +39,7 @@ from training.studies import (
 )
 from training.tracking import Tracking
 from training.trial_processes import run_trials
-from training.tune import Budget, Search, budget_of, judged_folds, search_space
+from training.tune import Search, judged_folds, search_space
 
 _SHOWN_TRIALS = 5
 
@@ -170,7 +171,14 @@ def _search(
         last = folds[0].splits
         say(f"judged first: {last.test.span()}, {len(last.train):,} windows to train on")
     name = study_name(domain, target, recipe, budget, data_hash=prepared.store.data_hash())
-    return Search(study=name, storage_url=settings.studies_url, recipe=recipe, folds=folds, accelerator=accelerator)
+    return Search(
+        study=name,
+        storage_url=settings.studies_url,
+        recipe=recipe,
+        folds=folds,
+        budget=budget,
+        accelerator=accelerator,
+    )
 
 
 def _conclude(search: Search, log: SearchLog, prepared: Prepared, *, seconds: float) -> Tuned:

@@ -17,8 +17,9 @@ from features.files import make_folder
 from features.registry import Registry
 from features.vocabulary import Domain, Quantity
 from training.recipes import Recipe
+from training.search_budget import Budget
 from training.search_spaces import Choices
-from training.tune import PRESENT, Budget, Search, search_space
+from training.tune import PRESENT, Search, search_space
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

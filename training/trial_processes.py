@@ -198,6 +198,9 @@ def _work(
         with opened_study(search, sampler_seed=seed) as study:
             while parent.is_alive() and _take(tickets):
                 study.optimize(functools.partial(_named_trial, search, run), n_trials=1)
+    except KeyboardInterrupt:
+        # Lightning makes one of a SIGTERM: whoever sent it wants no traceback.
+        sys.exit(130)
     except TowncastError as error:
         said.send(str(error))
         sys.exit(1)

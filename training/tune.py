@@ -12,10 +12,10 @@ from features.errors import InvalidParameterError
 from features.vocabulary import Domain, Float32Array, Quantity
 from training.data_module import WindowDataModule
 from training.families import Accelerator, Workplace, make_forecaster
-from training.folds import FOLDS
 from training.forecaster import LEVELS, Forecaster, predict_set
 from training.models.seasonal import SeasonalForecaster
 from training.recipes import Recipe
+from training.search_budget import FULL_BUDGET, Budget
 from training.search_spaces import SEARCH_SPACES, Choices, SearchSpace
 from training.window_set import Splits, WindowSet
 
@@ -25,34 +25,6 @@ if TYPE_CHECKING:
 # Marks the trial of the recipe as it is: it is never pruned, so that there is something to compare with.
 PRESENT = "present_recipe"
 FOLD_LOSSES = "fold_losses"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How much of the folds a trial sees.
-
-    Attributes:
-        folds: Folds in the order in which they are judged, the oldest being 0; after each, a trial may be pruned.
-        train_windows: At most this many training windows of each fold, drawn at random; all if None.
-        validation_windows: At most this many for stopping and calibration.
-        judged_windows: At most this many of the judged block.
-    """
-
-    folds: tuple[int, ...] = tuple(range(FOLDS))
-    train_windows: int | None = None
-    validation_windows: int | None = None
-    judged_windows: int | None = None
-
-
-# On two cores a trial of the quick one takes some ten seconds a fold. It begins with the newest fold: that is nearest
-# to what will be trained. The full one begins with the oldest, which is the cheapest to prune on.
-QUICK_BUDGET = Budget(folds=(4, 3, 2), train_windows=4000, validation_windows=1000, judged_windows=2000)
-FULL_BUDGET = Budget(validation_windows=4000, judged_windows=8000)
-
-
-def budget_of(recipe_name: str) -> Budget:
-    """The budget of a search that begins at a recipe."""
-    return QUICK_BUDGET if recipe_name == "quick" else FULL_BUDGET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +49,7 @@ class Search:
         storage_url: Where the study is.
         recipe: The recipe to begin with.
         folds: In the order in which they are judged.
+        budget: What was left of them, and how much of it a trial is fitted on.
         accelerator: What trials are fitted on.
         seed: Of the sampler.
         heartbeat_s: A running trial is given up for lost after three of these without a sign of life [s].
@@ -86,6 +59,7 @@ class Search:
     storage_url: str
     recipe: Recipe
     folds: tuple[JudgedFold, ...]
+    budget: Budget = FULL_BUDGET
     accelerator: Accelerator = "auto"
     seed: int = 0
     heartbeat_s: int = 20
@@ -175,11 +149,14 @@ def pinball_by_site(forecaster: Forecaster, windows: WindowSet) -> Float32Array:
 def relative_loss(forecaster: Forecaster, fold: JudgedFold) -> float:
     """Pinball loss on a fold's block over that of the seasonal profile, mean over the sites: below 1 is better.
 
-    Each site counts the same, whatever its size; a site whose profile is without error is passed over.
+    Each site counts the same, whatever its size; a site whose profile is without error is passed over. Where the
+    domain's weather is forecast, half of the loss is that of forecasts that see the weather ahead, as it was observed
+    later.
     """
-    losses = pinball_by_site(forecaster, fold.splits.test)
-    counted = fold.naive_S > 0
-    return float(np.mean(losses[counted] / fold.naive_S[counted]))
+    test, counted = fold.splits.test, fold.naive_S > 0
+    sights = [test, test.seen("observed")] if test.panel.domain.known_ahead else [test]
+    losses_SS = np.stack([pinball_by_site(forecaster, windows)[counted] for windows in sights])
+    return float(np.mean(losses_SS / fold.naive_S[counted]))
 
 
 def run_trial(search: Search, trial: Trial) -> float:
@@ -191,7 +168,7 @@ def run_trial(search: Search, trial: Trial) -> float:
     from optuna import TrialPruned
 
     space = search_space(search.recipe)
-    chosen = space.lighten(space.choose(Choices(trial), search.domain, search.recipe))
+    chosen = space.lighten(space.choose(Choices(trial), search.domain, search.recipe), search.budget)
     place = Workplace(accelerator=search.accelerator)
     losses: list[float] = []
     for fold in search.folds:
