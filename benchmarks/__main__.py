@@ -21,6 +21,10 @@ BENCHMARKS: dict[str, bool] = {
     "training_loop": False,
     "serving": False,
     "explain": False,
+    "intervals": True,
+    "bwdf": True,
+    "prophet_graph": True,
+    "tuning": False,
     "train_job": False,
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"

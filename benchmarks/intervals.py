@@ -56,7 +56,7 @@ def compare(fitted: Fitted) -> dict[str, dict[str, float]]:
     every = 7 if fitted.quick else 1
     validation, test = (part.subset(np.arange(0, len(part), every)) for part in (splits.validation, splits.test))
     earlier, later = predict_set(forecaster, validation), predict_set(forecaster, test)
-    intervals = start_intervals(forecaster, validation)
+    intervals = start_intervals(validation, forecaster.levels)
     walk_intervals(intervals, validation, earlier)
     ways = {
         "graph": later,

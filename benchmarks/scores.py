@@ -62,8 +62,9 @@ def forecast_test(fitted: Fitted, *, ahead: Ahead, chosen: npt.NDArray[np.int64]
         test = test.subset(chosen)
     if fitted.quick:
         validation, test = (part.subset(np.arange(0, len(part), 7)) for part in (validation, test))
-    intervals = start_intervals(forecaster, validation)
-    walk_intervals(intervals, validation, predict_set(forecaster, validation))
+    intervals = start_intervals(validation, forecaster.levels)
+    if not forecaster.saw_validation:
+        walk_intervals(intervals, validation, predict_set(forecaster, validation))
     naive = SeasonalForecaster(forecaster.domain, target=forecaster.target, levels=forecaster.levels)
     return Forecasts(
         windows=test,

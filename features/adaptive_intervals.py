@@ -2,9 +2,10 @@
 
 Every quantile of a forecast is shifted by an offset of its own, learnt for each site, band of leads and local hour of
 day from how far readings fell from that quantile. Several experts adapt the level that is read off those scores, each
-with its own learning rate (adaptive conformal inference: Gibbs and Candes 2021, arXiv:2106.00170); their offsets are
-averaged with weights that follow their pinball loss (AgACI: Zaffran et al. 2022, arXiv:2202.07282). The state is
-renewed once a day with the readings that have come by then, so a lead of many days needs no special care.
+with its own learning rate (adaptive conformal inference: Gibbs and Candes 2021, arXiv:2106.00170), and one leaves the
+quantile as the graph gives it; their offsets are averaged with weights that follow their pinball loss (AgACI: Zaffran
+et al. 2022, arXiv:2202.07282), summed over the hours of the day. Scores of the hours beside an hour count as its own.
+The state is renewed once a day with the readings that have come by then, so a lead of many days needs no special care.
 """
 
 from __future__ import annotations
@@ -36,13 +37,17 @@ class AdaptiveConfig:
     Attributes:
         learning_rates: Of the experts, per day.
         memory: Scores that a cell keeps.
+        scores_per_day: How many of a day's a cell takes in: those of one hour from many origins are nearly the same.
+        hours_beside: How many hours to each side lend a cell their scores.
         sharpness: How fast weights follow the experts' losses.
         forgetting: Share of a cumulated loss that is left after a day.
     """
 
-    learning_rates: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2)
-    memory: int = 240
-    sharpness: float = 0.1
+    learning_rates: tuple[float, ...] = (0.0, 0.005, 0.02, 0.05)
+    memory: int = 120
+    scores_per_day: int = 2
+    hours_beside: int = 3
+    sharpness: float = 2.0
     forgetting: float = 0.98
 
 
@@ -66,11 +71,14 @@ class AdaptiveIntervals:
         self.sites, self.bands, self.levels = sites, bands, levels
         self.config = config or AdaptiveConfig()
         cells = len(sites) * len(bands) * _HOURS
-        experts = len(self.config.learning_rates)
-        self._level_CEQ: Float64Array = np.broadcast_to(levels, (cells, experts, len(levels))).copy()
-        self._loss_CEQ: Float64Array = np.zeros((cells, experts, len(levels)))
-        self._score_CMQ: Float32Array = np.full((cells, self.config.memory, len(levels)), np.nan, dtype=np.float32)
+        rates = len(self.config.learning_rates)
+        self._level_CRQ: Float64Array = np.broadcast_to(levels, (cells, rates, len(levels))).copy()
+        # The last expert is the one that changes nothing.
+        self._loss_CEQ: Float64Array = np.zeros((cells, rates + 1, len(levels)))
+        self._score_CQM: Float32Array = np.full((cells, len(levels), self.config.memory), np.nan, dtype=np.float32)
         self._next_C = np.zeros(cells, dtype=np.int64)
+        # What each expert would have shifted the last forecasts by.
+        self._bound_CEQ: Float32Array = np.zeros(self._loss_CEQ.shape, dtype=np.float32)
         self.offset_CQ: Float64Array = np.zeros((cells, len(levels)))
 
     def adjust(
@@ -135,16 +143,16 @@ class AdaptiveIntervals:
         self, touched: npt.NDArray[np.int64], first: npt.NDArray[Any], count: npt.NDArray[Any], score_NQ: Float32Array
     ) -> None:
         """Move each expert's level by its misses, and cumulate its pinball loss."""
-        bound_CEQ = self._expert_offsets(touched)
+        bound_CEQ = self._bound_CEQ[touched]
         member = np.repeat(np.arange(len(touched)), count)
         error_NEQ = score_NQ[:, None, :] - bound_CEQ[member]
         levels = np.asarray(self.levels)
         pinball_NEQ = np.maximum(levels * error_NEQ, (levels - 1) * error_NEQ)
-        below_CEQ = np.add.reduceat(error_NEQ <= 0, first, axis=0, dtype=np.float64) / count[:, None, None]
+        below_CRQ = np.add.reduceat(error_NEQ[:, :-1] <= 0, first, axis=0, dtype=np.float64) / count[:, None, None]
         loss_CEQ = np.add.reduceat(pinball_NEQ, first, axis=0) / count[:, None, None]
         rates = np.asarray(self.config.learning_rates)[:, None]
-        moved = self._level_CEQ[touched] + rates * (levels - below_CEQ)
-        self._level_CEQ[touched] = np.clip(moved, 0.0, 1.0)
+        moved = self._level_CRQ[touched] + rates * (levels - below_CRQ)
+        self._level_CRQ[touched] = np.clip(moved, 0.0, 1.0)
         # Losses are compared with the cell's own size, so that one sharpness serves all levels.
         size = np.maximum(loss_CEQ.mean(axis=1, keepdims=True), 1e-6)
         self._loss_CEQ[touched] = self.config.forgetting * self._loss_CEQ[touched] + loss_CEQ / size
@@ -153,30 +161,45 @@ class AdaptiveIntervals:
         self, cell_N: npt.NDArray[Any], first: npt.NDArray[Any], count: npt.NDArray[Any], score_NQ: Float32Array
     ) -> None:
         rank = np.arange(len(cell_N)) - np.repeat(first, count)
-        slot = (self._next_C[cell_N] + rank) % self.config.memory
-        self._score_CMQ[cell_N, slot] = score_NQ
-        np.add.at(self._next_C, cell_N, 1)
+        stride = np.repeat(-(-count // self.config.scores_per_day), count)
+        kept = rank % stride == 0
+        cell = cell_N[kept]
+        slot = (self._next_C[cell] + (rank // stride)[kept]) % self.config.memory
+        self._score_CQM[cell, :, slot] = score_NQ[kept]
+        np.add.at(self._next_C, cell, 1)
 
     def _renew(self, touched: npt.NDArray[np.int64]) -> None:
-        bound_CEQ = self._expert_offsets(touched)
-        loss = self._loss_CEQ[touched]
+        self._bound_CEQ[touched] = bound_CEQ = self._expert_offsets(touched)
+        loss_CEQ = self._loss_CEQ
+        by_band = loss_CEQ.reshape(-1, _HOURS, *loss_CEQ.shape[1:]).mean(axis=1)
+        loss = by_band[touched // _HOURS]
         weight = np.exp(-self.config.sharpness * (loss - loss.min(axis=1, keepdims=True)))
         offset = (weight * bound_CEQ).sum(axis=1) / weight.sum(axis=1)
         offset[:, self.levels.index(_MEDIAN)] = 0.0
         self.offset_CQ[touched] = offset
 
-    def _expert_offsets(self, touched: npt.NDArray[np.int64]) -> Float64Array:
-        """The score at each expert's level: (C, E, Q); 0 where nothing is remembered yet."""
-        ordered = np.sort(self._score_CMQ[touched].astype(np.float64), axis=1)
-        known_CQ = np.isfinite(ordered).sum(axis=1)
-        last = np.maximum(known_CQ - 1, 0)[:, None]
+    def _expert_offsets(self, touched: npt.NDArray[np.int64]) -> Float32Array:
+        """The score at each expert's level: (C, E, Q); 0 where nothing is remembered yet, and for the last one."""
+        ordered = np.sort(self._scores(touched), axis=2)
+        # A score is known for all levels or for none.
+        known = np.isfinite(ordered[:, 0]).sum(axis=1)[:, None, None]
+        last = np.maximum(known - 1, 0)
         # Conformal: the ceil(level (n + 1))-th smallest of n scores, or between two where it is no whole number.
-        position = np.clip(self._level_CEQ[touched] * (known_CQ[:, None] + 1) - 1, 0, last)
+        position = np.clip(self._level_CRQ[touched].swapaxes(1, 2) * (known + 1) - 1, 0, last)
         below = np.floor(position).astype(np.int64)
-        low = np.take_along_axis(ordered, below, axis=1)
-        high = np.take_along_axis(ordered, np.minimum(below + 1, last), axis=1)
-        bound: Float64Array = np.nan_to_num(low + (position - below) * (high - low))
-        return bound
+        low = np.take_along_axis(ordered, below, axis=2)
+        high = np.take_along_axis(ordered, np.minimum(below + 1, last), axis=2)
+        bound_CRQ = np.nan_to_num(low + (position - below) * (high - low)).swapaxes(1, 2)
+        bound_CEQ: Float32Array = np.concatenate([bound_CRQ, np.zeros_like(bound_CRQ[:, :1])], axis=1, dtype=np.float32)
+        return bound_CEQ
+
+    def _scores(self, touched: npt.NDArray[np.int64]) -> Float32Array:
+        """What cells and the hours beside them remember: (C, Q, M), NaN where nothing."""
+        beside = np.arange(-self.config.hours_beside, self.config.hours_beside + 1)
+        hour = (touched[:, None] + beside) % _HOURS
+        cells = touched[:, None] // _HOURS * _HOURS + hour
+        found: Float32Array = self._score_CQM[cells].swapaxes(1, 2).reshape(len(touched), len(self.levels), -1)
+        return found
 
     def _cells(self, sites_B: tuple[str, ...], hour_BH: npt.NDArray[Any], horizon: int) -> npt.NDArray[np.int64]:
         """Cell of each forecast step, -1 for sites without cells."""
@@ -208,10 +231,11 @@ class AdaptiveIntervals:
         np.savez_compressed(
             buffer,
             head=np.array(json.dumps(head)),
-            level=self._level_CEQ.astype(np.float32),
+            level=self._level_CRQ.astype(np.float32),
             loss=self._loss_CEQ.astype(np.float32),
-            score=self._score_CMQ.astype(np.float16),
+            score=self._score_CQM.astype(np.float16),
             next=self._next_C,
+            bound=self._bound_CEQ,
             offset=self.offset_CQ.astype(np.float32),
         )
         with whole_file(folder / INTERVALS_FILE) as path:
@@ -232,10 +256,11 @@ def load_intervals(folder: Path) -> AdaptiveIntervals | None:
             head = json.loads(str(saved["head"]))
             config = AdaptiveConfig(**{**head["config"], "learning_rates": tuple(head["config"]["learning_rates"])})
             found = AdaptiveIntervals(tuple(head["sites"]), tuple(head["bands"]), tuple(head["levels"]), config)
-            found._level_CEQ = saved["level"].astype(np.float64)
+            found._level_CRQ = saved["level"].astype(np.float64)
             found._loss_CEQ = saved["loss"].astype(np.float64)
-            found._score_CMQ = saved["score"].astype(np.float32)
+            found._score_CQM = saved["score"].astype(np.float32)
             found._next_C = saved["next"]
+            found._bound_CEQ = saved["bound"]
             found.offset_CQ = saved["offset"].astype(np.float64)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ArtifactError(

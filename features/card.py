@@ -15,8 +15,10 @@ CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
 # Alias of the version that serves.
 CHAMPION = "champion"
-# Key of `Card.trained`: the last moment whose value its weights or its intervals were fitted to [s since 1970].
+# Keys of `Card.trained`: the last moment whose value its weights were fitted to, and the last whose reading the
+# adaptive intervals have learnt from [s since 1970].
 TRAINED_UNTIL = "train_until_s"
+INTERVALS_UNTIL = "intervals_until_s"
 
 
 def registered_name(domain: str, target: str = "") -> str:

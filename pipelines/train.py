@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from features.card import TRAINED_UNTIL
+from features.card import INTERVALS_UNTIL, TRAINED_UNTIL
 from features.domains import DOMAINS
 from features.feast_repository import training_service
 from features.files import make_folder
@@ -29,14 +29,15 @@ from pipelines.promote import Outcome, judge_version, settle
 from pipelines.report import report_run
 from pipelines.settings import Settings
 from pipelines.steps import Steps
+from training.calibrate import adapt_to_test
 from training.families import Accelerator, Workplace, make_forecaster
 from training.gate import GateRules, Verdict
 from training.graph_forecaster import GraphForecaster, open_graph
 from training.recipes import Recipe
 from training.registry import ModelRegistry, Registered
 from training.tracking import Tracking
-from training.train import Judgement, draw, export_with_card, judge_forecaster
-from training.window_set import Splits
+from training.train import Judgement, draw, export_with_card, judge_quantiles
+from training.window_set import Splits, WindowSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +205,8 @@ def _fit_and_register(
     with steps.step(f"Training: {recipe.family}, recipe {recipe.name}{resumed}", spinner=False):
         forecaster.fit(splits, seed=recipe.seed)
     with steps.step("Judging against the seasonal profile on the test"):
-        judgement = judge_forecaster(forecaster, splits.test)
+        intervals, quantiles = adapt_to_test(forecaster, splits)
+        judgement = judge_quantiles(quantiles, splits.test, levels=forecaster.levels)
         tracking.log_metrics(run_id, judgement.by_horizon)
         tracking.log_metrics(run_id, {f"site/{site}": figures for site, figures in judgement.by_site.items()})
     with tempfile.TemporaryDirectory() as temporary:
@@ -219,8 +221,9 @@ def _fit_and_register(
                 judgement,
                 folder / "artifact",
                 speeds=_speeds(prepared.store, splits.train.panel),
-                trained=trained_on,
+                trained={**trained_on, INTERVALS_UNTIL: str(_last_target_s(splits.test))},
             )
+            intervals.save(folder / "artifact")
             say(f"largest difference {card.parity.largest_relative:.1e} of at most {card.parity.tolerance:.0e}")
         registry = ModelRegistry(tracking)
         with steps.step("MLflow: registered") as say:
@@ -263,10 +266,14 @@ def _judge_by_gate(
 
 
 def _trained_until_s(splits: Splits) -> int:
-    """Moment of the last target that anything is fitted to [s since 1970]."""
-    panel = splits.train.panel
-    last = max(int(part.origin_B.max()) for part in (splits.train, splits.validation))
-    return int(panel.moments_s[last + panel.domain.horizon_steps])
+    """Moment of the last target that weights are fitted to [s since 1970]."""
+    return max(_last_target_s(part) for part in (splits.train, splits.validation))
+
+
+def _last_target_s(windows: WindowSet) -> int:
+    """Moment of the last target of some windows [s since 1970]."""
+    panel = windows.panel
+    return int(panel.moments_s[int(windows.origin_B.max()) + panel.domain.horizon_steps])
 
 
 def _speeds(store: ReadingStore, panel: Panel) -> dict[str, Float32Array]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from features.adaptive_intervals import AdaptiveIntervals
-from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, Card, load_card, registered_name
+from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, INTERVALS_UNTIL, Card, load_card, registered_name
 from features.domains import DOMAINS
 from features.errors import ArtifactError
 from features.files import make_folder, storage_errors
-from serving.intervals import INTERVALS_UNTIL, open_intervals
+from serving.intervals import open_intervals
 
 
 class NoChampionError(ArtifactError):

@@ -12,9 +12,6 @@ from features.card import Card
 from features.errors import ArtifactError
 from features.vocabulary import Forecast, Quantity, Window
 
-# Key of `Card.trained`: the last moment whose reading the intervals have learnt from [s since 1970].
-INTERVALS_UNTIL = "intervals_until_s"
-
 
 def open_intervals(folder: Path, card: Card) -> AdaptiveIntervals | None:
     """The adaptive intervals beside a card; None where the artifact has none.

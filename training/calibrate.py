@@ -7,19 +7,33 @@ import numpy.typing as npt
 
 from features.adaptive_intervals import AdaptiveConfig, AdaptiveIntervals
 from features.vocabulary import CALENDAR_CHANNELS, Float32Array
-from training.forecaster import Forecaster
-from training.window_set import WindowSet
+from training.forecaster import Forecaster, predict_set
+from training.window_set import Splits, WindowSet
 
 _DAY_S = 86400
 
 
 def start_intervals(
-    forecaster: Forecaster, windows: WindowSet, *, config: AdaptiveConfig | None = None
+    windows: WindowSet, levels: tuple[float, ...], *, config: AdaptiveConfig | None = None
 ) -> AdaptiveIntervals:
     """Intervals without any memory yet, with cells for the sites of `windows` and bands that end at the horizons."""
-    domain = forecaster.domain
     sites = tuple(site.name for site in windows.panel.sites)
-    return AdaptiveIntervals(sites, tuple(sorted(domain.horizons.values())), forecaster.levels, config)
+    return AdaptiveIntervals(sites, tuple(sorted(windows.panel.domain.horizons.values())), levels, config)
+
+
+def adapt_to_test(forecaster: Forecaster, splits: Splits) -> tuple[AdaptiveIntervals, Float32Array]:
+    """Walk a fitted forecaster's intervals over the validation weeks and then the test.
+
+    The validation weeks are passed over where the weights have seen them: errors there would look too small.
+
+    Returns:
+        The intervals after the test's last reading, ready to serve, and the test's forecasts as they would have been
+        served, shape (B, H, Q) [unit of the target].
+    """
+    intervals = start_intervals(splits.test, forecaster.levels)
+    if not forecaster.saw_validation:
+        walk_intervals(intervals, splits.validation, predict_set(forecaster, splits.validation))
+    return intervals, walk_intervals(intervals, splits.test, predict_set(forecaster, splits.test))
 
 
 def walk_intervals(intervals: AdaptiveIntervals, windows: WindowSet, quantiles_BHQ: Float32Array) -> Float32Array:

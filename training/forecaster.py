@@ -35,9 +35,15 @@ class Forecaster(Protocol):
         """Family, such as `lstm`."""
         ...
 
-    def fit(self, splits: Splits, *, seed: int) -> None:
-        """Learn from `splits.train`, using `splits.validation` to stop and to calibrate; never the test.
+    @property
+    def saw_validation(self) -> bool:
+        """Whether weights were fitted on the validation windows too, once these had calibrated the intervals."""
+        ...
 
+    def fit(self, splits: Splits, *, seed: int) -> None:
+        """Learn from `splits.train`, using `splits.validation` to stop and to calibrate, then perhaps to learn from.
+
+        The test is for others to judge.
         The same seed and the same windows give the same forecaster.
         """
 

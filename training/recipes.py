@@ -126,7 +126,7 @@ def pollution_quick() -> Recipe:
 
 def pollution_full() -> Recipe:
     """Two boosters without and two with the weather ahead: what the accuracy benchmark reports."""
-    return Recipe(name="full", family="boosted", config=BoostedConfig())
+    return Recipe(name="full", family="boosted", config=BoostedConfig(refit=True))
 
 
 def pollution_document() -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import onnx
 
+from features.adaptive_intervals import INTERVALS_FILE
 from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, Card, registered_name
 from features.errors import ArtifactError, InvalidParameterError, PromotionError, UnknownNameError
 from features.vocabulary import Domain, Quantity
@@ -362,4 +364,7 @@ def _pack(folder: Path, card: Card, packed: Path) -> Path:
             save_as_external_data=False,
         )
     card.save(packed)
+    intervals = folder / INTERVALS_FILE
+    if intervals.is_file():
+        shutil.copy2(intervals, packed)
     return packed

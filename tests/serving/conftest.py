@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 
 from features.adaptive_intervals import AdaptiveIntervals
-from features.card import Card, ParityCertificate, SpeedRelation
+from features.card import INTERVALS_UNTIL, Card, ParityCertificate, SpeedRelation
 from features.domains import DOMAINS
 from features.feast_repository import FeatureRepository
 from features.quality import check_readings
@@ -25,7 +25,6 @@ from features.store import ReadingStore
 from features.vocabulary import Domain, Site
 from serving.app import create_app
 from serving.artifacts import Artifact, open_artifact
-from serving.intervals import INTERVALS_UNTIL
 from serving.memory import WindowMemory
 from serving.runtimes.failover import FailoverRuntime
 from serving.runtimes.in_process import InProcessRuntime

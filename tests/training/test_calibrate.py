@@ -42,7 +42,7 @@ def windows_of_a_road() -> WindowSet:
 
 def walked(windows: WindowSet) -> np.ndarray:
     forecaster = SeasonalForecaster(TOWN)
-    return walk_intervals(start_intervals(forecaster, windows), windows, predict_set(forecaster, windows))
+    return walk_intervals(start_intervals(windows, forecaster.levels), windows, predict_set(forecaster, windows))
 
 
 def test_what_comes_after_an_origin_does_not_move_its_interval() -> None:

@@ -108,6 +108,7 @@ class AdditiveForecaster:
     """
 
     name = "prophet"
+    saw_validation = False
 
     def __init__(
         self,

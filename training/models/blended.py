@@ -69,6 +69,11 @@ class BlendedForecaster:
         self.show_progress = show_progress
         self._graph: BlendGraph | None = None
 
+    @property
+    def saw_validation(self) -> bool:
+        """Whether the recipe refits on the validation weeks."""
+        return self.config.refit
+
     def fit(self, splits: Splits, *, seed: int) -> None:
         """Fit networks and Prophet on the training days, calibrate on the validation weeks, and fit again on both.
 

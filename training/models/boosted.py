@@ -95,6 +95,11 @@ class BoostedForecaster:
         table: Float32Array = rows.numpy()
         return table
 
+    @property
+    def saw_validation(self) -> bool:
+        """Whether the recipe refits on the validation weeks."""
+        return self.config.refit
+
     def fit(self, splits: Splits, *, seed: int) -> None:
         """Fit on the training windows, take quantiles from the validation weeks, then fit again with these.
 

@@ -143,6 +143,8 @@ class RecurrentForecaster:
         show_progress: Whether a progress bar is drawn.
     """
 
+    saw_validation = False
+
     def __init__(
         self,
         domain: Domain,

@@ -56,6 +56,7 @@ class SeasonalForecaster:
     """
 
     name = "seasonal"
+    saw_validation = False
 
     def __init__(self, domain: Domain, *, target: Quantity | None = None, levels: tuple[float, ...] = LEVELS) -> None:
         self.domain = domain
