@@ -92,11 +92,11 @@ def _submission(table: pd.DataFrame, name: str) -> Float64Array:
     if list(stamps) != expected:
         raise DataError(
             f"Sheet {name!r} has other hours than the competition",
-            found=f"{table.iloc[0, 1]} to {table.iloc[-1, 1]}",
+            found=f"{stamps.iloc[0]} to {stamps.iloc[-1]}",
             remedy=f"Its {len(WEEKS)} weeks begin on {', '.join(str(week.date()) for week in WEEKS)}.",
         )
     # One entry has a dash for each hour of a week.
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    numbers: Float64Array = table[columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
     return numbers.reshape(len(WEEKS), HOURS, len(AREAS))
 
 

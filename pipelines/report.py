@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from features.vocabulary import Domain, Quantity
 from pipelines.prepare import Prepared, prepare
 from pipelines.settings import Settings
 from pipelines.steps import Steps
-from training.costs import CostOfError
+from training.costs import CostOfError, assumed_cost
 from training.explain import ATTRIBUTION_FILE, Attribution, explain_forecaster, load_attribution
 from training.forecaster import Forecaster
 from training.gate import Verdict
@@ -26,8 +27,11 @@ from training.registry import ModelRegistry, Registered, model_name
 from training.report import REPORT_FILE, Evaluation, evaluate_model, write_report
 from training.tracking import Tracking
 from training.train import Judgement, judge_quantiles
-from training.window_set import WindowSet
+from training.window_set import WindowSet, windows_at
 
+# In place of a domain's name: every domain that has a model.
+EVERY = "all"
+CostOf = Callable[[Quantity], CostOfError]
 # Folder of a run that holds its report.
 _FOLDER = "report"
 
@@ -51,7 +55,7 @@ class Reported:
     remark: str
 
 
-def report_model(
+def report_models(
     name: str,
     *,
     settings: Settings,
@@ -60,53 +64,86 @@ def report_model(
     target: str | None = None,
     version: str = CHAMPION,
     output: Path | None = None,
-    cost: CostOfError | None = None,
+    cost_of: CostOf = assumed_cost,
     model_cards: Path | None = None,
-) -> Reported:
-    """Judge the graph of a registered version on held-out windows, and write its report.
+) -> list[Reported]:
+    """Judge the graphs of registered versions on the readings after their training, and write their reports.
 
     Args:
-        name: Of the domain.
+        name: Of the domain, or `all` for every domain that has such a version.
         settings: Folders and addresses.
         console: Where progress is shown.
         data: Folder or file of a published data set; without it, the readings that the store holds.
-        target: Which quantity's model, by default the domain's first.
+        target: Which quantity's model, by default every target's that has such a version.
         version: Number or alias of the version.
         output: The HTML file, by default below the data folder.
-        cost: Prices of errors, by default the assumed ones.
-        model_cards: Folder in which the model card is written.
+        cost_of: Prices of errors of a target.
+        model_cards: Folder in which model cards are written.
 
     Raises:
         UnknownNameError: There is no such domain, target or version.
-        ArtifactError: Its artifact is damaged or gone, or of another layout than the domain.
+        InvalidParameterError: One file is named for several reports, or the domain does not forecast the target.
+        ArtifactError: There is no such version, or its artifact is damaged, gone, or of another layout than the domain.
         NotEnoughDataError: No window lies after its training.
     """
-    domain = DOMAINS[name]
-    quantity = domain.quantity(target) if target else domain.target
-    steps = Steps(console)
     registry = ModelRegistry(Tracking(settings.tracking_uri))
-    registered = _find(registry, domain, quantity, version)
-    prepared = prepare(domain, settings=settings, steps=steps, data=data)
-    with tempfile.TemporaryDirectory() as temporary:
-        with steps.step(f"Judging version {registered.version} of {registered.name} on the test") as say:
-            graph = open_graph(registry.fetch(registered, Path(temporary)))
-            _check_layout(graph.card, domain, quantity, registered)
-            windows, remark = _unseen(graph.card, prepared.splits(quantity).test)
+    asked = list(DOMAINS.values()) if name == EVERY else [DOMAINS[name]]
+    found = {domain.name: _find(registry, domain, target, version) for domain in asked}
+    chosen = [(domain, found[domain.name]) for domain in asked if found[domain.name]]
+    if not chosen:
+        raise _nothing_to_report(registry, asked[0], target, version)
+    if output is not None and sum(len(versions) for _, versions in chosen) > 1:
+        raise InvalidParameterError(
+            parameter="output",
+            provided=str(output),
+            allowed="one report",
+            fact="There are several reports to write, and one file is named",
+            remedy="Name one of the targets with --target, or leave --output out.",
+        )
+    made = []
+    for domain, versions in chosen:
+        steps = Steps(console)
+        prepared = prepare(domain, settings=settings, steps=steps, data=data)
+        for quantity, registered in versions:
+            job = _Job(prepared=prepared, registry=registry, steps=steps, cost=cost_of(quantity))
+            folder = settings.data_dir / "reports"
+            made.append(job.report(quantity, registered, output=output, folder=folder, model_cards=model_cards))
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What the reports of a domain share."""
+
+    prepared: Prepared
+    registry: ModelRegistry
+    steps: Steps
+    cost: CostOfError
+
+    def report(
+        self, target: Quantity, registered: Registered, *, output: Path | None, folder: Path, model_cards: Path | None
+    ) -> Reported:
+        """Judge one version and write its report, by default into `folder`."""
+        title = f"Judging version {registered.version} of {registered.name} on what came after its training"
+        with tempfile.TemporaryDirectory() as temporary, self.steps.step(title) as say:
+            graph = open_graph(self.registry.fetch(registered, Path(temporary)))
+            _check_layout(graph.card, self.prepared.domain, target, registered)
+            windows, remark = _unseen(graph.card, self.prepared, target)
             judgement = judge_quantiles(graph.predict_set(windows), windows, levels=graph.card.levels)
             say(f"{len(windows):,} windows, {windows.span()}")
-    verdict = registry.verdict_of(registered)
-    with steps.step("Report"):
-        evaluation = evaluate_model(
-            judgement,
-            graph.card,
-            cost=cost,
-            attribution=_kept_attribution(registry.tracking, registered.run_id),
-            verdict=None if verdict is None else verdict[0],
-        )
-        path = output or settings.data_dir / "reports" / f"{graph.card.model}-v{registered.version}.html"
-        write_report(evaluation, path)
-        card = None if model_cards is None else write_model_card(evaluation, model_cards, sources=_sources(prepared))
-    return Reported(registered=registered, evaluation=evaluation, report=path, model_card=card, remark=remark)
+        verdict = self.registry.verdict_of(registered)
+        with self.steps.step("Report"):
+            evaluation = evaluate_model(
+                judgement,
+                graph.card,
+                cost=self.cost,
+                attribution=_kept_attribution(self.registry.tracking, registered.run_id),
+                verdict=None if verdict is None else verdict[0],
+            )
+            path = output or folder / f"{graph.card.model}-v{registered.version}.html"
+            write_report(evaluation, path)
+            card = model_cards and write_model_card(evaluation, model_cards, sources=_sources(self.prepared))
+        return Reported(registered=registered, evaluation=evaluation, report=path, model_card=card, remark=remark)
 
 
 def report_run(
@@ -144,26 +181,42 @@ def report_run(
     return evaluation
 
 
-def _find(registry: ModelRegistry, domain: Domain, target: Quantity, version: str) -> Registered:
-    """The version of a number or an alias."""
-    if target not in domain.targets:
+def _find(
+    registry: ModelRegistry, domain: Domain, target: str | None, version: str
+) -> list[tuple[Quantity, Registered]]:
+    """The versions of a number or an alias, of one target or of all that have one."""
+    asked = domain.targets if target is None else (domain.quantity(target),)
+    if target is not None and asked[0] not in domain.targets:
+        names = [quantity.name for quantity in domain.targets]
         raise InvalidParameterError(
             parameter="target",
-            provided=target.name,
-            allowed=[quantity.name for quantity in domain.targets],
+            provided=target,
+            allowed=names,
             fact=f"{domain.name} does not forecast this quantity",
-            remedy=f"Name one of: {', '.join(quantity.name for quantity in domain.targets)}.",
+            remedy=f"Name one of: {', '.join(names)}.",
         )
-    name = model_name(domain, target)
-    found = registry.version(name, int(version)) if version.isdecimal() else registry.holder(name, version)
-    if found is None:
-        numbers = ", ".join(str(one.version) for one in registry.versions(name))
-        raise ArtifactError(
-            f"There is no {version} of {name}",
-            found=f"versions: {numbers or 'none'}",
-            remedy="Choose one with --version." if numbers else "Train one, with `towncast train`.",
-        )
+    found = []
+    for quantity in asked:
+        name = model_name(domain, quantity)
+        if not version.isdecimal():
+            registered = registry.holder(name, version)
+        else:
+            numbers = {one.version: one for one in registry.versions(name)}
+            registered = numbers.get(int(version))
+        if registered is not None:
+            found.append((quantity, registered))
     return found
+
+
+def _nothing_to_report(registry: ModelRegistry, domain: Domain, target: str | None, version: str) -> ArtifactError:
+    name = model_name(domain, domain.quantity(target) if target else domain.target)
+    numbers = ", ".join(str(one.version) for one in registry.versions(name))
+    what = f"version {version}" if version.isdecimal() else version
+    return ArtifactError(
+        f"There is no {what} of {name}",
+        found=f"versions: {numbers or 'none'}",
+        remedy="Choose one with --version." if numbers else f"Train one, with `towncast train {domain.name}`.",
+    )
 
 
 def _check_layout(card: Card, domain: Domain, target: Quantity, registered: Registered) -> None:
@@ -176,20 +229,22 @@ def _check_layout(card: Card, domain: Domain, target: Quantity, registered: Regi
         )
 
 
-def _unseen(card: Card, test: WindowSet) -> tuple[WindowSet, str]:
-    """The windows of a test that a model cannot have learnt from, and what to remark."""
+def _unseen(card: Card, prepared: Prepared, target: Quantity) -> tuple[WindowSet, str]:
+    """The windows that a model cannot have learnt from, and what to remark."""
     until = card.trained.get(TRAINED_UNTIL)
     if until is None:
-        return test, "The card does not tell until when the model was trained: it may have learnt from these windows."
-    after = test.panel.moments_s[test.origin_B] >= int(until)
-    if not after.any():
+        remark = "The card does not tell until when the model was trained: it may have learnt from these windows."
+        return prepared.splits(target).test, remark
+    panel = prepared.panel
+    origins = np.arange(panel.first_origin, panel.last_origin + 1)
+    windows = windows_at(panel, target, origins[panel.moments_s[origins] > int(until)])
+    if not len(windows):
         raise NotEnoughDataError(
-            "The model was trained on all of the test: nothing is left to judge it on",
-            found=f"trained until {np.datetime64(int(until), 's')} UTC, test {test.span()}",
+            "The model was trained on all readings that there are: nothing is left to judge it on",
+            found=f"trained until {np.datetime64(int(until), 's')} UTC",
             remedy="Ingest newer readings, or name the data that it was trained on with --data.",
         )
-    remark = "" if after.all() else f"Judged on the {after.mean():.0%} of the test that lie after its training."
-    return test.subset(after), remark
+    return windows, ""
 
 
 def _kept_attribution(tracking: Tracking, run_id: str) -> Attribution | None:

@@ -15,8 +15,9 @@ from training.train import Judgement
 from training.window_set import WindowSet
 
 ALL = "all"
-# Figures of fewer hours than this say nothing about a group: where the worst one is named, it is passed over.
-FEW_HOURS = 168
+# Figures of fewer hours than this, or of a smaller share of the largest group's, say nothing about a group.
+_FEW_HOURS, _SMALL_SHARE = 168, 0.05
+_POINT_FIGURES = ("mae", "rmse", "mape", "r2", "naive_mae", "naive_rmse", "naive_mape", "skill")
 
 
 def breakdown(judgement: Judgement) -> pd.DataFrame:
@@ -97,9 +98,60 @@ def local_calendar(windows: WindowSet) -> tuple[Int64Array, npt.NDArray[np.datet
     return hour_ST[rows, ahead], month_ST[rows, ahead]
 
 
+def figures_by_day(judgement: Judgement) -> dict[int, Metrics]:
+    """Figures of whole days, forecast at a local midnight: of each site by itself, then the mean over the sites.
+
+    A day's forecast is the mean of its hours' medians. Days with an unmeasured hour are left out, and so is a day that
+    is not over within the horizon. Intervals of hours say nothing of a day's: there are no figures of them.
+
+    Returns:
+        By the day ahead, 1 being the one that begins at the origin.
+    """
+    windows = judgement.windows
+    begins = np.flatnonzero(_at_midnight(windows))
+    day_steps = 24 * 3600 // windows.panel.domain.step_s
+    found = {}
+    for day in range(1, judgement.target_BH.shape[1] // day_steps + 1):
+        steps = slice((day - 1) * day_steps, day * day_steps)
+        quantiles, target, naive = (
+            values[begins, steps].mean(axis=1, dtype=np.float64)
+            for values in (judgement.quantiles_BHQ, judgement.target_BH, judgement.naive_BH)
+        )
+        sites = [
+            (windows.site_index_B[begins] == site) & np.isfinite(target) for site in range(len(windows.panel.sites))
+        ]
+        by_site = pd.DataFrame(
+            [
+                figures_of(quantiles[chosen], target[chosen], naive[chosen], levels=judgement.levels)
+                for chosen in sites
+                if chosen.any()
+            ]
+        )
+        if len(by_site):
+            found[day] = {name: float(by_site[name].mean()) for name in _POINT_FIGURES}
+    return found
+
+
+def _at_midnight(windows: WindowSet) -> npt.NDArray[np.bool_]:
+    """Whether each origin is at midnight by its site's clock."""
+    moments = pd.to_datetime(windows.panel.moments_s[windows.origin_B], unit="s", utc=True)
+    found = np.zeros(len(windows), dtype=np.bool_)
+    for index, site in enumerate(windows.panel.sites):
+        chosen = windows.site_index_B == index
+        local = moments[chosen].tz_convert(site.timezone)
+        found[chosen] = local == local.normalize()
+    return found
+
+
 def rows_by(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """The rows of one grouping, indexed by the group's name."""
     return table[table["by"] == by].drop(columns="by").set_index("group")
+
+
+def large_enough(rows: pd.DataFrame) -> pd.DataFrame:
+    """The groups of enough hours to name the worst of them: without the odd day at the edge of a month, say."""
+    most = float(rows["windows"].max())
+    return rows[rows["windows"] >= max(min(_FEW_HOURS, most), _SMALL_SHARE * most)]
 
 
 def worst_site(table: pd.DataFrame) -> str:
@@ -107,8 +159,7 @@ def worst_site(table: pd.DataFrame) -> str:
 
     Where no site has a scale, the one with the least skill.
     """
-    sites = rows_by(table, "site")
-    enough = sites[sites["windows"] >= min(FEW_HOURS, float(sites["windows"].max()))]
+    enough = large_enough(rows_by(table, "site"))
     if enough["mase"].notna().any():
         return str(enough["mase"].idxmax())
     if enough["skill"].notna().any():

@@ -138,7 +138,9 @@ def check_fairness(
         np.stack([sums[:, [zone == name for zone in zone_of]].sum(axis=1) for name in known], axis=1) if known else None
     )
     compared = None if grouped is None else _compare("zone", known, grouped, season=season, limits=limits, rng=rng)
-    if not known:
+    if not known and panel.domain.entity == "zone":
+        remarks.append("The sites are zones themselves.")
+    elif not known:
         remarks.append("No site says which zone it is in (no attribute called zone): zones are not compared.")
     elif compared is None:
         remarks.append("Fewer than two zones were measured for long enough to compare them.")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.card import Card
 from features.files import whole_file
-from training.breakdown import rows_by
+from training.breakdown import large_enough, rows_by
+from training.claims import CLAIMS, beside_claims
 from training.report import Evaluation, environment
 
 _TEMPLATE = "model_card.md.jinja"
@@ -87,7 +87,7 @@ _ANY_USE = ("Planning in the domain that it was trained for.", "Decisions about 
 
 
 def write_model_card(evaluation: Evaluation, folder: Path, *, sources: Sequence[str]) -> Path:
-    """Write a model's card, such as `traffic.md`, into `folder`.
+    """Write a model's card into `folder`: `traffic.md`, or `pollution_pm10.md` in a domain of several targets.
 
     Args:
         evaluation: Of the model.
@@ -97,7 +97,8 @@ def write_model_card(evaluation: Evaluation, folder: Path, *, sources: Sequence[
     Raises:
         StorageError: The folder cannot be written.
     """
-    path = folder / f"{_file_name(evaluation.card, evaluation.judgement.windows.panel.domain.target.name)}.md"
+    domain, target = evaluation.judgement.windows.panel.domain, evaluation.card.target
+    path = folder / f"{domain.name if len(domain.targets) == 1 else f'{domain.name}_{target}'}.md"
     with whole_file(path) as temporary:
         temporary.write_text(render_model_card(evaluation, sources=sources), encoding="utf-8")
     return path
@@ -112,7 +113,7 @@ def render_model_card(evaluation: Evaluation, *, sources: Sequence[str]) -> str:
     if evaluation.attribution is not None:
         mean_F = evaluation.attribution.importance_NF().mean(axis=0)
         top = [evaluation.attribution.features[index] for index in (-mean_F).argsort(kind="stable")[:5]]
-    months = rows_by(evaluation.table, "month")
+    months = large_enough(rows_by(evaluation.table, "month"))
     hours = rows_by(evaluation.table, "hour")
     text: str = (
         environment(html=False)
@@ -132,10 +133,11 @@ def render_model_card(evaluation: Evaluation, *, sources: Sequence[str]) -> str:
             hardest_hour=(hours["mae"].idxmax(), float(hours["mae"].max())),
             sites_judged=len(judgement.by_site),
             span=judgement.windows.span(),
+            unforeseen=evaluation.unforeseen,
+            horizon_h=domain.horizon_steps * domain.step_s // 3600,
+            claim=CLAIMS.get(card.target),
+            beside=beside_claims(judgement, card.unit),
+            worst_site=rows_by(evaluation.table, "site").loc[evaluation.worst_site],
         )
     )
     return text
-
-
-def _file_name(card: Card, first_target: str) -> str:
-    return card.domain if card.target == first_target else f"{card.domain}-{card.target}"

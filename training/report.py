@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from features.card import Card
 from features.files import whole_file
-from training.breakdown import ALL, breakdown, rows_by, worst_site
-from training.claims import CLAIMS
+from training.breakdown import ALL, breakdown, large_enough, rows_by, worst_site
+from training.claims import CLAIMS, beside_claims
 from training.costs import BusinessFigure, CostOfError, assumed_cost, business_figure
 from training.evaluate import Metrics, site_scales, skill_interval
 from training.explain import Attribution
@@ -30,6 +30,7 @@ from training.report_plots import (
     plot_reliability,
     plot_residual_pattern,
     plot_residuals,
+    readable,
 )
 from training.train import Judgement, forecast_figures, lead_figure
 
@@ -37,7 +38,11 @@ REPORT_FILE = "report.html"
 _TEMPLATE = "report.html.jinja"
 # Measured series of very many sites would fill pages: the table shows the worst, the CSV file all.
 _SITES_SHOWN = 30
+# Windows that are looked into for forecasts of the weather.
+_SAMPLE = 50
 _UNDEFINED = "n/a"
+# A line must not break between a figure and its sign.
+_PERCENT = "\N{NO-BREAK SPACE}%"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,18 @@ class Evaluation:
     def worst_site(self) -> str:
         """Name of the site with the largest scaled error."""
         return worst_site(self.table)
+
+    @property
+    def unforeseen(self) -> tuple[str, ...]:
+        """Covariates that the model takes forecasts of, and of which there was none in what it was judged on."""
+        windows = self.judgement.windows
+        sample = windows.windows(np.linspace(0, len(windows) - 1, min(len(windows), _SAMPLE)).astype(int))
+        channels = windows.panel.domain.future_channels
+        return tuple(
+            name
+            for name in windows.panel.domain.known_ahead
+            if np.isnan(sample.future_BHK[:, :, channels.index(name)]).all()
+        )
 
     def figures(self) -> dict[str, Metrics]:
         """What a run keeps of it besides the horizons' figures, by group and name."""
@@ -167,7 +184,13 @@ def environment(*, html: bool) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {"number": number, "percent": percent, "signed": signed}
+    templates.filters |= {
+        "number": number,
+        "percent": percent,
+        "signed": signed,
+        "fraction": fraction,
+        "readable": readable,
+    }
     return templates
 
 
@@ -187,8 +210,7 @@ def _content(evaluation: Evaluation) -> dict[str, Any]:
         "coverage_map": picture(plot_coverage_map(table)) if many else "",
         "attribution": "" if evaluation.attribution is None else picture(plot_attribution(evaluation.attribution)),
     }
-    worst_cells = rows_by(table, "site and month")
-    worst_cells = worst_cells[worst_cells["windows"] >= windows.panel.domain.season_steps].sort_values("coverage_90")
+    worst_cells = large_enough(rows_by(table, "site and month")).sort_values("coverage_90")
     return {
         "evaluation": evaluation,
         "card": card,
@@ -200,10 +222,12 @@ def _content(evaluation: Evaluation) -> dict[str, Any]:
         "scales": scales,
         "hours": list(rows_by(table, "hour").iterrows()),
         "months": list(rows_by(table, "month").iterrows()),
-        "least_covered": None if worst_cells.empty else (worst_cells.index[0], worst_cells.iloc[0]),
+        "least_covered": (worst_cells.index[0], worst_cells.iloc[0]),
         "pictures": pictures,
         "forecasts": [picture(figure) for figure in forecast_figures(judgement)],
         "claim": CLAIMS.get(card.target),
+        "unforeseen": evaluation.unforeseen,
+        "beside": beside_claims(judgement, card.unit),
         "generated": card.trained.get("readings") == "generated",
     }
 
@@ -225,11 +249,16 @@ def number(value: float) -> str:
     return f"{value:.{min(max(digits, 0), 6)}f}"
 
 
+def fraction(value: float) -> str:
+    """Three decimals, for what is at most 1, such as an R2; `n/a` for what is not defined."""
+    return f"{value:.3f}" if math.isfinite(value) else _UNDEFINED
+
+
 def percent(value: float, digits: int = 1) -> str:
     """A share as a percentage; `n/a` for what is not defined."""
-    return f"{100 * value:.{digits}f} %" if math.isfinite(value) else _UNDEFINED
+    return f"{100 * value:.{digits}f}{_PERCENT}" if math.isfinite(value) else _UNDEFINED
 
 
 def signed(value: float, digits: int = 1) -> str:
     """A share as a percentage with its sign; `n/a` for what is not defined."""
-    return f"{100 * value:+.{digits}f} %" if math.isfinite(value) else _UNDEFINED
+    return f"{100 * value:+.{digits}f}{_PERCENT}" if math.isfinite(value) else _UNDEFINED

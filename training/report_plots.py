@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import matplotlib
 import matplotlib.colors
+import matplotlib.ticker
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.breakdown import FEW_HOURS, local_calendar, rows_by
+from training.breakdown import large_enough, local_calendar, rows_by
 from training.explain import Attribution
 from training.plots import NAIVE, OURS, STYLE
 from training.train import Judgement
 
 _GREY = "#888888"
+_SLANT: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
 _SHADES = ("#9cc8db", "#5fa3c0", "#2f84a8", "#0b6e99", "#08506f")
 _FEATURES_SHOWN = 12
+# From here on the axis of leads is marked by the day.
+_MANY_STEPS = 48
 # Share of all features' importance below which one is not shown.
 _LEAST_SHOWN = 0.002
 # How many times as important as the next a feature must be to be named instead of drawn.
@@ -52,6 +59,8 @@ def plot_residuals(judgement: Judgement) -> Figure:
         right.set_title("Residuals by lead")
         right.set_xlabel("steps ahead")
         right.set_ylabel(f"[{unit}]")
+        if residual.shape[1] > _MANY_STEPS:
+            right.xaxis.set_major_locator(matplotlib.ticker.MultipleLocator(_MANY_STEPS // 2))
         right.legend(frameon=False, fontsize=8, loc="upper right", ncols=3)
         low, high = right.get_ylim()
         right.set_ylim(low, high + 0.15 * (high - low))
@@ -126,7 +135,7 @@ def plot_reliability(judgement: Judgement, table: pd.DataFrame) -> Figure:
     known = np.isfinite(judgement.target_BH)
     target = judgement.target_BH[known]
     below = [float((target <= judgement.quantiles_BHQ[:, :, i][known]).mean()) for i in range(len(judgement.levels))]
-    months = rows_by(table, "month")
+    months = large_enough(rows_by(table, "month"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(2, 3))
@@ -144,7 +153,7 @@ def plot_reliability(judgement: Judgement, table: pd.DataFrame) -> Figure:
         right.set_ylim(0, 105)
         right.set_title("Share inside the 90 % interval, by local month")
         right.set_ylabel("%")
-        right.tick_params(axis="x", rotation=45)
+        right.set_xticks(range(len(months)), months.index, **_SLANT)
         right.grid(visible=False, axis="x")
     return figure
 
@@ -155,13 +164,14 @@ def plot_errors_by_group(table: pd.DataFrame, *, unit: str) -> Figure:
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         axes = figure.subplots(1, 2)
         for part, by, title in zip(axes, ("hour", "month"), ("by local hour", "by local month"), strict=True):
-            rows = rows_by(table, by)
+            rows = large_enough(rows_by(table, by))
             position = np.arange(len(rows))
             part.bar(position, rows["mae"], color=OURS, width=0.75, label="forecast")
             part.plot(position, rows["naive_mae"], color=NAIVE, linestyle="--", marker="o", markersize=3,
                       label="seasonal profile (naive)")  # fmt: skip
             every = 3 if by == "hour" else 1
-            part.set_xticks(position[::every], rows.index[::every], rotation=0 if by == "hour" else 45)
+            slant: dict[str, Any] = {} if by == "hour" else _SLANT
+            part.set_xticks(position[::every], rows.index[::every], **slant)
             part.set_title(f"Mean absolute error {title}")
             part.set_ylim(0, 1.25 * float(max(rows["mae"].max(), rows["naive_mae"].max())))
             part.grid(visible=False, axis="x")
@@ -171,17 +181,17 @@ def plot_errors_by_group(table: pd.DataFrame, *, unit: str) -> Figure:
 
 
 def plot_coverage_map(table: pd.DataFrame) -> Figure:
-    """Share inside the 90 % interval by site and local month; a month of few hours is left white."""
-    rows = rows_by(table, "site and month")
+    """Share inside the 90 % interval by site and local month; a month of few hours is left out."""
+    rows = large_enough(rows_by(table, "site and month"))
     sites, months = (list(part) for part in zip(*(str(name).rsplit(", ", 1) for name in rows.index), strict=True))
-    share = np.where(rows["windows"] >= FEW_HOURS, 100 * rows["coverage_90"], np.nan)
-    grid = pd.Series(share, index=[sites, months]).unstack().reindex(list(dict.fromkeys(sites)))
+    share = pd.Series(100 * rows["coverage_90"].to_numpy(), index=[sites, months])
+    grid = share.unstack().reindex(sorted(set(sites), key=_in_natural_order))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(9, 1.2 + 0.32 * len(grid)), layout="constrained")
         axes = figure.subplots()
         colours = matplotlib.colors.TwoSlopeNorm(vmin=50, vcenter=90, vmax=110)
         axes.imshow(grid.to_numpy(), cmap="RdBu", norm=colours, aspect="auto")
-        axes.set_xticks(range(len(grid.columns)), grid.columns, rotation=45)
+        axes.set_xticks(range(len(grid.columns)), grid.columns, **_SLANT)
         axes.set_yticks(range(len(grid)), grid.index)
         for row, column in np.argwhere(np.isfinite(grid.to_numpy())):
             value = float(grid.to_numpy()[row, column])
@@ -193,6 +203,16 @@ def plot_coverage_map(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def readable(name: str) -> str:
+    """A feature's name for people: `pm2.5 mean 3h` for `pm2_5_mean_3h`."""
+    return re.sub(r"(?<=\d)_(?=\d)", ".", name).replace("_", " ")
+
+
+def _in_natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sorting key that puts `DMA 2` before `DMA 10`."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
+
+
 def plot_attribution(attribution: Attribution) -> Figure:
     """Mean absolute share of each feature at each horizon, and each window's share at the last horizon."""
     importance_NF = attribution.importance_NF()
@@ -201,7 +221,7 @@ def plot_attribution(attribution: Attribution) -> Figure:
     towering = _towering(mean_F[order])
     above, order = order[:towering], order[towering:][:_FEATURES_SHOWN]
     order = order[(mean_F[order] >= _LEAST_SHOWN * mean_F[order].sum()) | (np.arange(len(order)) == 0)][::-1]
-    names = [attribution.features[index].replace("_", " ") for index in order]
+    names = [readable(attribution.features[index]) for index in order]
     horizons = attribution.horizons
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 1.6 + 0.4 * len(order)), layout="constrained")
@@ -217,7 +237,7 @@ def plot_attribution(attribution: Attribution) -> Figure:
         left.grid(visible=False, axis="y")
         figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=len(horizons), title="ahead")
         if len(above):
-            beyond = (f"{attribution.features[one]}: {mean_F[one]:.3g} {attribution.unit}" for one in above)
+            beyond = (f"{readable(attribution.features[one])}: {mean_F[one]:.3g} {attribution.unit}" for one in above)
             figure.supxlabel(f"Beyond this scale, and not drawn: {'; '.join(beyond)}", fontsize=9, color="#666666")
         _swarm(right, attribution, order)
         right.set_title(f"Each window, {horizons[-1]} ahead")

@@ -149,7 +149,7 @@ def test_a_forecast_does_not_depend_on_what_comes_after_its_origin() -> None:
     assert forecast.equals(forecast_week(make_town(later=5000.0), SITES, WEEK, recipe))
     assert forecast.index[0] == WEEK
     # The first hour forecast is the one that begins at midnight.
-    expected = (10 + forecast.index.hour.to_numpy())[:, None] * np.array([1, 2])
+    expected = (10 + pd.DatetimeIndex(forecast.index).hour.to_numpy())[:, None] * np.array([1, 2])
     assert np.abs(forecast.to_numpy() - expected).max() < 4
 
 

@@ -1,13 +1,18 @@
 """A judgement by horizon, site, local hour and month, against figures worked out from the arrays."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from training.breakdown import ALL, breakdown, local_calendar, rows_by, worst_site
-from training.train import Judgement
+from features.readings import join_readings, make_readings
+from features.vocabulary import Domain, Site
+from features.windows import build_panel
+from training.breakdown import ALL, breakdown, figures_by_day, local_calendar, rows_by, worst_site
+from training.train import Judgement, judge_quantiles
+from training.window_set import windows_at
 
 MakeJudgement = Callable[[dict[str, float]], Judgement]
 
@@ -22,6 +27,26 @@ def judgement(judgement_of: MakeJudgement) -> Judgement:
 @pytest.fixture(scope="module")
 def table(judgement: Judgement) -> pd.DataFrame:
     return breakdown(judgement)
+
+
+@pytest.fixture(scope="module")
+def two_days(town: Domain) -> Judgement:
+    """Two sites of which a value is missing now and then, forecast two days ahead."""
+    domain = dataclasses.replace(town, horizon_steps=48, horizons={"48h": 48}, covariates=(), static_names=())
+    rng = np.random.default_rng(2)
+    moments = pd.date_range("2024-01-01", periods=16 * 168, freq="h", tz="UTC")
+    sites = [Site(name="A", timezone="Asia/Tokyo"), Site(name="B", timezone="US/Central")]
+    parts = []
+    for site in sites:
+        value = rng.uniform(50, 100, len(moments))
+        value[rng.random(len(moments)) < 0.01] = np.nan
+        parts.append(make_readings(site=site.name, quantity="volume", valid_at=moments, value=value, source="sensor:t"))
+    first_s, last_s = (int(moment.timestamp()) for moment in (moments[4 * 168], moments[-50]))
+    panel = build_panel(domain, sites, join_readings(parts), first_origin_s=first_s, last_origin_s=last_s)
+    windows = windows_at(panel, domain.target, np.arange(panel.first_origin, panel.last_origin + 1))
+    levels = (0.025, 0.05, 0.5, 0.95, 0.975)
+    quantiles = rng.uniform(60, 90, (len(windows), 48, 1)) + np.array([-20, -10, 0, 10, 20])
+    return judge_quantiles(quantiles.astype(np.float32), windows, levels=levels)
 
 
 def _absolute(judgement: Judgement) -> np.ndarray:
@@ -94,3 +119,26 @@ def test_a_site_of_few_hours_is_not_called_the_worst(table: pd.DataFrame) -> Non
 def test_without_a_scale_the_worst_site_is_the_one_with_the_least_skill(table: pd.DataFrame) -> None:
     unscaled = table.assign(mase=np.nan)
     assert worst_site(unscaled) == "C"
+
+
+def test_a_day_is_the_mean_of_its_hours_from_a_local_midnight(two_days: Judgement) -> None:
+    windows = two_days.windows
+    found = figures_by_day(two_days)
+    assert list(found) == [1, 2]
+    median = two_days.quantiles_BHQ[:, :, two_days.levels.index(0.5)].astype(np.float64)
+    by_site = []
+    for index, site in enumerate(windows.panel.sites):
+        local = pd.to_datetime(windows.panel.moments_s[windows.origin_B], unit="s", utc=True).tz_convert(site.timezone)
+        chosen = (windows.site_index_B == index) & (local.hour == 0)
+        truth, forecast = two_days.target_BH[chosen, 24:48].mean(axis=1), median[chosen, 24:48].mean(axis=1)
+        whole = np.isfinite(truth)
+        # Some days have a gap, and not all.
+        assert 0 < whole.sum() < len(whole)
+        by_site.append(100 * np.mean(np.abs(1 - forecast[whole] / truth[whole])))
+    assert found[2]["mape"] == pytest.approx(np.mean(by_site), rel=1e-4)
+    assert found[2]["naive_rmse"] > 0
+    assert "coverage_90" not in found[2]
+
+
+def test_a_horizon_within_a_day_has_no_day(judgement: Judgement) -> None:
+    assert figures_by_day(judgement) == {}

@@ -13,6 +13,8 @@ import pytest
 
 from features.card import Card, ParityCertificate
 from features.errors import StorageError
+from features.readings import join_readings, make_readings
+from features.windows import build_panel
 from training.claims import CLAIMS
 from training.costs import CostOfError
 from training.explain import Attribution, explain_forecaster
@@ -20,7 +22,7 @@ from training.gate import Check, Verdict
 from training.model_card import KNOWN_SOURCES, render_model_card, write_model_card
 from training.models.seasonal import SeasonalForecaster
 from training.report import Evaluation, evaluate_model, number, percent, render_report, signed, write_report
-from training.report_plots import plot_attribution, residual_correlation
+from training.report_plots import plot_attribution, readable, residual_correlation
 from training.train import Judgement, judge_quantiles
 
 MakeJudgement = Callable[[dict[str, float]], Judgement]
@@ -151,7 +153,7 @@ def test_the_page_states_the_figures_of_the_judgement(evaluation: Evaluation, pa
         "Least covered site and month: C, 2024-0",
         "abc123",
     ):
-        assert stated in text, stated
+        assert " ".join(stated.split()) in text, stated
 
 
 def test_the_page_shows_flags_and_the_verdict(page: str) -> None:
@@ -232,7 +234,16 @@ def test_the_model_card_says_data_licence_figures_limits_and_how_to_retrain(
     path = write_model_card(evaluation, tmp_path, sources=["sensor:mndot-atr-301", "sensor:ours"])
     text = path.read_text(encoding="utf-8")
     assert path.name == "town.md"
-    for heading in ("Intended use", "Data", "Figures", "Fairness", "Limits", "Ethics", "How to retrain"):
+    for heading in (
+        "Intended use",
+        "Data",
+        "Figures",
+        "Beside the design document",
+        "Fairness",
+        "Limits",
+        "Ethics",
+        "How to retrain",
+    ):
         assert f"\n## {heading}\n" in text
     assert KNOWN_SOURCES["sensor:mndot-atr-301"].licence in text
     assert "**sensor:ours**: readings of this installation" in text
@@ -242,10 +253,55 @@ def test_the_model_card_says_data_licence_figures_limits_and_how_to_retrain(
     assert "\n\n\n" not in text
 
 
-def test_the_card_of_another_target_has_a_name_of_its_own(judgement_of: MakeJudgement, tmp_path: Path) -> None:
+def test_each_target_of_a_domain_of_several_has_a_card_of_its_own(
+    evaluation: Evaluation, judgement_of: MakeJudgement, tmp_path: Path
+) -> None:
     judgement = judgement_of({"A": 0.1, "B": 0.1, "C": 0.1})
-    made = evaluate_model(judgement, card_of(judgement, target="pm10"))
-    assert write_model_card(made, tmp_path, sources=[]).name == "town-pm10.md"
+    windows = judgement.windows
+    target = windows.target
+    other = dataclasses.replace(target, name="lorries")
+    domain = dataclasses.replace(windows.panel.domain, targets=(target, other), covariates=())
+    panel = dataclasses.replace(windows.panel, domain=domain)
+    several = dataclasses.replace(judgement, windows=dataclasses.replace(windows, panel=panel))
+    made = dataclasses.replace(evaluation, judgement=several, card=card_of(judgement))
+    path = write_model_card(made, tmp_path, sources=[])
+    assert path.name == "town_volume.md"
+    assert "towncast report town --target volume --model-card" in path.read_text(encoding="utf-8")
+
+
+def test_the_model_card_puts_the_document_beside(evaluation: Evaluation, other: Evaluation) -> None:
+    text = render_model_card(evaluation, sources=[])
+    measured = number(evaluation.judgement.by_horizon["2h"]["mape"])
+    assert re.search(rf"\| 2h \| MAPE % \| 8.50 \| {measured} \| ", text)
+    assert CLAIMS["volume"].note in text
+    assert "It claims no figure for this target." in render_model_card(other, sources=[])
+
+
+def test_a_weather_forecast_that_nobody_had_is_said(evaluation: Evaluation, judgement_of: MakeJudgement) -> None:
+    assert evaluation.unforeseen == ()
+    windows = evaluation.judgement.windows
+    domain = dataclasses.replace(windows.panel.domain, known_ahead=("temperature",))
+    panel = build_panel(
+        domain,
+        list(windows.panel.sites),
+        join_readings(
+            [
+                make_readings(
+                    site="A",
+                    quantity="volume",
+                    valid_at=pd.date_range("2024-01-01", periods=5000, freq="h", tz="UTC"),
+                    value=np.ones(5000),
+                    source="sensor:t",
+                )
+            ]
+        ),
+        first_origin_s=int(windows.panel.moments_s[windows.panel.first_origin]),
+        last_origin_s=int(windows.panel.moments_s[windows.panel.last_origin]),
+    )
+    blind = dataclasses.replace(evaluation.judgement, windows=dataclasses.replace(windows, panel=panel))
+    blind_evaluation = dataclasses.replace(evaluation, judgement=blind)
+    assert blind_evaluation.unforeseen == ("temperature",)
+    assert "No forecast of temperature was at hand" in render_model_card(blind_evaluation, sources=[])
 
 
 @pytest.mark.parametrize(
@@ -263,6 +319,11 @@ def test_the_card_of_another_target_has_a_name_of_its_own(judgement_of: MakeJudg
 )
 def test_numbers_have_three_digits_and_no_more_than_they_need(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_names_of_features_are_for_people() -> None:
+    assert readable("pm2_5_mean_3h") == "pm2.5 mean 3h"
+    assert readable("neighbour_1_volume") == "neighbour 1 volume"
 
 
 def test_a_feature_that_dwarfs_all_others_is_named_and_not_drawn() -> None:
