@@ -10,7 +10,7 @@ TRIALS ?= 100
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune report promote rollback serve mlflow-ui test check bench clean
+.PHONY: help setup train tune report cards promote rollback serve mlflow-ui test check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,13 +35,16 @@ tune: $(READY) ## search for a better recipe (DOMAIN=traffic RECIPE=quick TRIALS
 report: $(READY) ## write the evaluation report of the champion as HTML (DOMAIN=traffic DATA=folder)
 	$(BIN)/towncast report $(DOMAIN) $(if $(DATA),--data $(DATA))
 
+cards: $(READY) ## renew docs/model_cards from the champions (DATA=folder)
+	$(BIN)/towncast report all --model-card docs/model_cards $(if $(DATA),--data $(DATA))
+
 promote: $(READY) ## make a version champion, if the gate lets it (DOMAIN=traffic VERSION=3 APPROVED_BY=name)
 	$(BIN)/towncast promote $(DOMAIN) $(if $(VERSION),--version $(VERSION)) $(if $(APPROVED_BY),--approved-by "$(APPROVED_BY)")
 
 rollback: $(READY) ## make the champion before the present one champion again (DOMAIN=traffic)
 	$(BIN)/towncast rollback $(DOMAIN)
 
-serve: $(READY) ## answer POST /predict/traffic on http://127.0.0.1:8000
+serve: $(READY) ## answer POST /predict/traffic, /pollution, /water and /demand on http://127.0.0.1:8000
 	$(BIN)/towncast serve
 
 mlflow-ui: $(READY) ## open MLflow on http://127.0.0.1:5000

@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, bool] = {
     "tuning": False,
     "train_job": False,
 }
+DRAWS = {"accuracy"}
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 _HEAD = """# Results
@@ -48,7 +49,7 @@ def main() -> None:
             continue
         command = [sys.executable, "-m", f"benchmarks.{name}"]
         command += ["--data", str(options.data)] if reads_data else []
-        command += ["--pictures", str(PICTURES)] if reads_data and not options.quick else []
+        command += ["--pictures", str(PICTURES)] if name in DRAWS and not options.quick else []
         command += ["--quick"] if options.quick else []
         print(f"== {name}", file=sys.stderr, flush=True)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

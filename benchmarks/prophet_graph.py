@@ -50,8 +50,8 @@ from training.window_set import Splits, WindowSet, split_windows
 RATIO_BAR = 100.0
 DIFFERENCE_BAR = 1e-4
 _SAMPLES = 1000  # Prophet's default
-_GRAPH, _ALONE = "graph", "Prophet's part of the graph"
-_PREDICT, _DEFAULT = "Prophet.predict", f"Prophet.predict with {_SAMPLES} samples"
+_GRAPH, _ALONE = "graph", "Prophet's part of it"
+_PREDICT, _DEFAULT = "Prophet.predict", f"Prophet.predict, {_SAMPLES} samples"
 _TURN_S, _MOST_REPEATS = 0.025, 200
 _AREAS, _QUICK_WEEKS = 3, 40
 # Over eight weeks, each from another hour of the day: three months after its readings a graph holds its trend.
@@ -227,15 +227,15 @@ def _repeats(call: Call) -> int:
 
 def report(times_ms: dict[str, npt.NDArray[np.float64]], difference: float) -> dict[str, float]:
     """The comparison as a table and as figures; ratios are medians of the turns."""
-    table = Table(title=f"One forecast of 168 hours, medians of {len(times_ms[_PREDICT])} turns")
-    for column in ("", "clock ms", "processor ms", "predict / this", "in processor time", "with samples"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table = Table(title=f"One forecast of 168 hours, medians of {len(times_ms[_PREDICT])} turns; predict over graph")
+    for column in ("", "ms", "processor ms", "ratio", "processor", "with samples"):
+        table.add_column(column, justify="right" if column else "left")
     figures = {"largest_relative_difference": difference}
     for name, values in times_ms.items():
         clock_ms, processor_ms = np.median(values, axis=0)
         ratio, processor_ratio = np.median(times_ms[_PREDICT] / values, axis=0)
         default_ratio = float(np.median(times_ms[_DEFAULT] / values, axis=0)[1])
-        key = name.lower().replace("'s", "").replace(".", "_").replace(" ", "_")
+        key = name.lower().replace("'s", "").replace(".", "_").replace(",", "").replace(" ", "_")
         figures |= {f"{key}_ms": clock_ms, f"{key}_processor_ms": processor_ms}
         shown: list[str] = []
         if name in (_GRAPH, _ALONE):

@@ -22,7 +22,7 @@ from pipelines.prepare import prepare
 from pipelines.settings import Settings
 from pipelines.steps import Steps
 from training.alias_history import AliasChange
-from training.calibrate import start_intervals, walk_intervals
+from training.calibrate import adapt_from_nothing
 from training.forecaster import predict_set
 from training.gate import Candidate, Champion, GateRules, HeldOut, Verdict, judge_candidate
 from training.graph_forecaster import GraphForecaster, layout_differences, open_graph
@@ -391,9 +391,7 @@ def _judge_again(
             registered,
             graph,
             windows,
-            quantiles_BHQ=walk_intervals(
-                start_intervals(windows, graph.card.levels), windows, graph.predict_set(windows)
-            ),
+            quantiles_BHQ=adapt_from_nothing(graph.predict_set(windows), windows, graph.card.levels),
             naive_BH=predict_set(profile, windows)[:, :, profile.levels.index(0.5)],
             rules=GateRules(),
         )

@@ -17,6 +17,7 @@ from features.vocabulary import Domain, Quantity
 from pipelines.prepare import Prepared, prepare
 from pipelines.settings import Settings
 from pipelines.steps import Steps
+from training.calibrate import adapt_from_nothing
 from training.costs import CostOfError, assumed_cost
 from training.explain import ATTRIBUTION_FILE, Attribution, explain_forecaster, load_attribution
 from training.forecaster import Forecaster
@@ -129,7 +130,9 @@ class _Job:
             graph = open_graph(self.registry.fetch(registered, Path(temporary)))
             _check_layout(graph.card, self.prepared.domain, target, registered)
             windows, remark = _unseen(graph.card, self.prepared, target)
-            judgement = judge_quantiles(graph.predict_set(windows), windows, levels=graph.card.levels)
+            levels = graph.card.levels
+            adapted = adapt_from_nothing(graph.predict_set(windows), windows, levels)
+            judgement = judge_quantiles(adapted, windows, levels=levels)
             say(f"{len(windows):,} windows, {windows.span()}")
         verdict = self.registry.verdict_of(registered)
         with self.steps.step("Report"):

@@ -77,6 +77,11 @@ def walk_intervals(intervals: AdaptiveIntervals, windows: WindowSet, quantiles_B
     return adjusted
 
 
+def adapt_from_nothing(quantiles_BHQ: Float32Array, windows: WindowSet, levels: tuple[float, ...]) -> Float32Array:
+    """The forecasts of `windows` with intervals that begin without a memory: for judging a graph alone."""
+    return walk_intervals(start_intervals(windows, levels), windows, quantiles_BHQ)
+
+
 def hours_ahead(windows: WindowSet) -> npt.NDArray[np.float32]:
     """Local hour of day of each step ahead, shape (B, H)."""
     panel = windows.panel

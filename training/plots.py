@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from features.files import whole_file
 from features.vocabulary import Float32Array, Int64Array
 
+# Steps are hours in every domain.
+_DAY_STEPS = 24
 OURS, NAIVE, MEASURED = "#0b6e99", "#c2571a", "#222222"
 STYLE: Any = {
     "font.size": 10,
@@ -110,6 +113,9 @@ def plot_error_by_lead(
         right.set_title("Share inside the 90 % interval")
         right.set_xlabel("steps ahead")
         right.set_ylabel("%")
+        if len(lead) > 2 * _DAY_STEPS:
+            for axes in (left, right):
+                axes.xaxis.set_major_locator(MultipleLocator(_DAY_STEPS))
     return figure
 
 

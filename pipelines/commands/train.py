@@ -81,15 +81,22 @@ def render_trained(trained: Trained) -> Group:
     parts = [part for model in trained.models for part in (*_model_lines(trained.domain.name, model), "")]
     if not trained.measured:
         parts.append("[yellow]judged on generated readings: not a claim about a real town[/]")
+    serve = f"  [bold]make serve[/]       answer POST {trained.domain.api_path} on http://127.0.0.1:8000"
+    refused = "  [bold]towncast aliases[/] what the gate said of each version; what serves is what served before"
     return Group(
         *parts,
         "naive: the seasonal profile, the median of the same hour over the last eight weeks; skill: 1 - MAE / its MAE",
         f"{trained.seconds:.0f} s, peak memory {trained.peak_mib:.0f} MiB",
         "",
         "Next:",
-        f"  [bold]make serve[/]       answer POST {trained.domain.api_path} on http://127.0.0.1:8000",
+        serve if any(model.champion for model in trained.models) else refused,
         "  [bold]make mlflow-ui[/]   parameters, curves, pictures and the artifact",
     )
+
+
+def _error(value: float) -> str:
+    """Three digits, all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _model_lines(domain: str, trained: TrainedModel) -> tuple[RenderableType, ...]:
@@ -106,8 +113,8 @@ def _model_lines(domain: str, trained: TrainedModel) -> tuple[RenderableType, ..
             horizon,
             f"{figures['mape']:.2f}",
             f"{figures['naive_mape']:.2f}",
-            f"{figures['rmse']:.0f}",
-            f"{figures['naive_rmse']:.0f}",
+            _error(figures["rmse"]),
+            _error(figures["naive_rmse"]),
             f"{figures['skill']:+.1%}",
             f"{figures['coverage_90']:.1%}",
         )

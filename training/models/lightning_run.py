@@ -21,6 +21,14 @@ UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, 
 _LAST = "last.ckpt"
 
 
+class EpochBar(callbacks.RichProgressBar):
+    """A bar of one line: without the number of the run, which tells a reader nothing."""
+
+    def get_metrics(self, *arguments: Any) -> dict[str, Any]:
+        """The figures beside the bar."""
+        return {name: value for name, value in super().get_metrics(*arguments).items() if name != "v_num"}
+
+
 def fit_epochs(
     module: lightning.LightningModule,
     *,
@@ -51,18 +59,41 @@ def fit_epochs(
     watched: list[callbacks.Callback] = [
         callbacks.ModelCheckpoint(dirpath=folder, filename="epoch", save_last=True, enable_version_counter=False)
     ]
-    if bar:
-        watched.append(callbacks.RichProgressBar(leave=False))
     trainer = make_trainer(epochs, watched, accelerator=accelerator, logger=logger, bar=bar)
+    run_trainer(trainer, module, recipe=recipe, folder=folder)
+
+
+def run_trainer(
+    trainer: lightning.Trainer,
+    module: lightning.LightningModule,
+    *,
+    recipe: str,
+    folder: Path,
+    data: lightning.LightningDataModule | None = None,
+) -> None:
+    """Run a trainer, going on from the folder's last checkpoint if there is one.
+
+    Args:
+        trainer: Of `make_trainer`, with a callback that saves the last checkpoint into `folder`.
+        module: Writes `recipe` into its checkpoints under that name.
+        recipe: What is fitted on what, in words; a checkpoint of another recipe is refused.
+        folder: Where the checkpoints are.
+        data: Loaders, where the module does not bring its own.
+
+    Raises:
+        StorageError: The checkpoint cannot be written.
+        ArtifactError: The folder's checkpoint is damaged, or of another training.
+        KeyboardInterrupt: It was stopped.
+    """
     resume = resumable(folder / _LAST, recipe)
     with storage_errors(folder), warnings.catch_warnings():
-        # Rows lie in memory: other processes would only carry them about.
+        # Windows are cut in this process on purpose: others would only carry them about.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         # Lightning's own call of torch.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
         try:
-            trainer.fit(module, ckpt_path=resume, weights_only=False if resume else None)
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
         except SystemExit as error:
             # Lightning ends the whole process on Ctrl+C; whoever called decides that here.
             if trainer.interrupted:
@@ -73,7 +104,7 @@ def fit_epochs(
 def make_trainer(
     epochs: int, watched: Sequence[callbacks.Callback], *, accelerator: str, logger: Logger | None, bar: bool
 ) -> lightning.Trainer:
-    """A trainer on one device, with clipped gradients.
+    """A trainer on one device, with clipped gradients, and a bar if one is asked for.
 
     Raises:
         DeviceError: A GPU was asked for and is not there.
@@ -85,6 +116,8 @@ def make_trainer(
             found=f"torch {torch.__version__}",
             remedy="Install a CUDA build of torch, or set the accelerator to 'cpu' or 'auto'.",
         )
+    if bar:
+        watched = [*watched, EpochBar(leave=False)]
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     return make(
         max_epochs=epochs,

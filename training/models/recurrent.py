@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tempfile
-import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,20 +16,19 @@ from lightning.pytorch.loggers import Logger
 from onnx import ModelProto
 from torch import Tensor
 
-from features.errors import ArtifactError, DeviceError
-from features.files import storage_errors, whole_file
+from features.errors import ArtifactError
+from features.files import whole_file
 from features.vocabulary import Domain, Forecast, Quantity, Window
 from training.data_module import Batch, WindowDataModule
 from training.explain import Attribution
 from training.forecaster import LEVELS, predict_with
+from training.models.lightning_run import UNREADABLE, make_trainer, read_checkpoint, run_trainer
 from training.models.neural import RecurrentConfig, ResidualRecurrent, quantile_loss
 from training.models.onnx_graph import as_onnx, window_tensors
 from training.models.recurrent_attribution import attribute
 from training.window_set import Splits, WindowSet
 
 _WEIGHTS_FILE = "weights.pt"
-# What torch raises for a file that is missing, cut off, or something else.
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,25 +211,16 @@ class RecurrentForecaster:
         )
         stopping = callbacks.EarlyStopping(monitor="validation_loss", patience=self.fitting.patience)
         watched: list[callbacks.Callback] = [stopping, best]
-        if self.show_progress:
-            watched.append(callbacks.RichProgressBar(leave=False))
-        trainer = _trainer(self.fitting, watched, logger=self.logger, bar=self.show_progress)
-        resume = _resumable(folder / "last.ckpt", module.recipe)
-        with storage_errors(folder), warnings.catch_warnings():
-            # Loaders cut windows in this process on purpose: it takes a few per cent of the time.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-            # Lightning's own call of torch.
-            warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-            try:
-                trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
-            except SystemExit as error:
-                # Lightning ends the whole process on Ctrl+C; whoever called decides that here.
-                if trainer.interrupted:
-                    raise KeyboardInterrupt from error
-                raise
+        trainer = make_trainer(
+            self.fitting.epochs,
+            watched,
+            accelerator=self.fitting.accelerator,
+            logger=self.logger,
+            bar=self.show_progress,
+        )
+        run_trainer(trainer, module, recipe=module.recipe, folder=folder, data=data)
         if best.best_model_path:
-            module.load_state_dict(_read_checkpoint(Path(best.best_model_path))["state_dict"])
+            module.load_state_dict(read_checkpoint(Path(best.best_model_path))["state_dict"])
 
     def calibrate(self, validation: WindowSet) -> None:
         """Shift each quantile, by lead, so that on the validation windows its level is met; the median stays.
@@ -307,36 +294,12 @@ class RecurrentForecaster:
             sizes = RecurrentConfig(**saved["sizes"])
             network = ResidualRecurrent(self.domain, self.target, self.levels, sizes)
             network.load_state_dict(saved["state"])
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ArtifactError(
                 "The weights cannot be read", found=str(folder / _WEIGHTS_FILE), remedy="Train the model again."
             ) from error
         self.sizes = sizes
         self.network = network.eval()
-
-
-def _resumable(last: Path, recipe: str) -> str | None:
-    """The checkpoint to go on from, if there is one."""
-    if not last.exists():
-        return None
-    found = _read_checkpoint(last).get("recipe")
-    if found != recipe:
-        raise ArtifactError(
-            "The folder holds the checkpoint of another training",
-            found=f"{last}: {found}",
-            remedy=f"Remove {last} to begin anew, or name another folder; asked for was {recipe}.",
-        )
-    return str(last)
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    except _UNREADABLE as error:
-        raise ArtifactError(
-            "The checkpoint is damaged", found=str(path), remedy=f"Remove {path} and train again: it begins anew."
-        ) from error
-    return state
 
 
 def _fit_scaling(network: ResidualRecurrent, train: WindowSet) -> None:
@@ -353,30 +316,3 @@ def _fit_scaling(network: ResidualRecurrent, train: WindowSet) -> None:
             if len(known) > 1 and known.std() > 1e-6:
                 mean[column] = float(known.mean())
                 gain[column] = float(1 / known.std())
-
-
-def _trainer(
-    config: FitConfig, watched: list[callbacks.Callback], *, logger: Logger | None, bar: bool
-) -> lightning.Trainer:
-    make: Callable[..., lightning.Trainer] = lightning.Trainer
-    if config.accelerator == "gpu" and not torch.cuda.is_available():
-        raise DeviceError(
-            "A GPU was asked for, and torch sees none",
-            found=f"torch {torch.__version__}",
-            remedy="Install a CUDA build of torch, or set the accelerator to 'cpu' or 'auto'.",
-        )
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    return make(
-        max_epochs=config.epochs,
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=1,
-        precision="16-mixed" if on_gpu else "32-true",
-        callbacks=watched,
-        logger=logger or False,
-        enable_progress_bar=bar,
-        enable_model_summary=False,
-        gradient_clip_val=1.0,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-        deterministic="warn",
-    )
