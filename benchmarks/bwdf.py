@@ -50,7 +50,7 @@ from training.window_set import Splits, WindowSet, scattered_validation, windows
 
 BAR = 6.55
 # What others found by the same rules: they prove the scorer.
-_PUBLISHED = {"winner, among the 31": 6.55, "eight-week median": 12.05, "last week": 15.96}
+_PUBLISHED = {"winner": 6.55, "8-week median": 12.05, "last week": 15.96}
 _WINNER_INDICATORS = (0.985, 3.303, 1.128)
 _STEP = pd.Timedelta(seconds=WATER.step_s)
 
@@ -191,18 +191,18 @@ def score(
     """Standings of ours, the winner and the naive forecasts, printed and as figures."""
     measured = measured_weeks(inflow, weeks)
     others = np.stack([indicators(entry, measured) for entry in submissions_EWHA])
-    naive = {"eight-week median": hour_of_week_median, "last week": last_week}
+    naive = {"8-week median": hour_of_week_median, "last week": last_week}
     naive_WHA = {name: np.stack([make(inflow, week) for week in weeks]) for name, make in naive.items()}
     ours = stand_alone(indicators(forecast_WHA, measured), others)
     standings = {
         "towncast": ours,
-        "winner, among the 31": stand_alone(others[0], others[1:]),
+        "winner": stand_alone(others[0], others[1:]),
         **{name: stand_alone(indicators(entry, measured), others) for name, entry in naive_WHA.items()},
     }
     show(standings, weeks)
     best = ", ".join(f"{rank:.2f}" for rank in sorted(ours.others)[:5])
     wide_console().print(f"The five best submissions beside ours: {best}")
-    winner = standings["winner, among the 31"]
+    winner = standings["winner"]
     return {
         "mean_rank": round(ours.mean_rank, 4),
         "place": ours.place,
@@ -212,7 +212,7 @@ def score(
         "winner_mean_rank": round(winner.mean_rank, 4),
         "winner_mean_rank_with_us": round(ours.others[0], 4),
         **_indicators(winner, "winner_pi"),
-        "eight_week_median_mean_rank": round(standings["eight-week median"].mean_rank, 4),
+        "eight_week_median_mean_rank": round(standings["8-week median"].mean_rank, 4),
         "last_week_mean_rank": round(standings["last week"].mean_rank, 4),
     }
 
@@ -224,8 +224,8 @@ def _indicators(standing: Standing, name: str) -> dict[str, float]:
 def show(standings: dict[str, Standing], weeks: tuple[pd.Timestamp, ...]) -> None:
     """The standings as a table, each entry alone among the submissions."""
     table = Table(title=f"Mean rank, each alone among the submissions (bar for ours: below {BAR})")
-    days = [str(week.date()) for week in weeks]
-    for column in ("entry", "mean rank", "place", "PI1", "PI2", "PI3", *days, "published"):
+    days = [week.strftime("%d/%m/%y") for week in weeks]
+    for column in ("entry", "rank", "place", "PI1", "PI2", "PI3", *days, "known"):
         table.add_column(column, justify="left" if column == "entry" else "right")
     for name, standing in standings.items():
         published = _PUBLISHED.get(name)
@@ -241,7 +241,9 @@ def show(standings: dict[str, Standing], weeks: tuple[pd.Timestamp, ...]) -> Non
     console = wide_console()
     console.print(table)
     wanted = " / ".join(f"{value:.3f}" for value in _WINNER_INDICATORS)
-    console.print(f"Published are ranks over four weeks; the winner's PI1 / PI2 / PI3 are {wanted} L/s.")
+    console.print(
+        f"Known from others are ranks over four weeks, the winner's among the 31; its PI1 / PI2 / PI3 are {wanted} L/s."
+    )
 
 
 if __name__ == "__main__":

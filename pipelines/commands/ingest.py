@@ -17,7 +17,7 @@ def ingest(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="CSV, gzip CSV or Parquet files of one shape; or the folder of a published data set.",
+            help="CSV, gzip CSV, Parquet or Excel files of one shape; or the folder of a published data set.",
             show_default=False,
         ),
     ],
@@ -26,6 +26,9 @@ def ingest(
     ] = None,
     timestamp_format: Annotated[
         str | None, typer.Option(help="Its pattern if not ISO 8601: '%d/%m/%Y %H:%M', epoch_s or epoch_ms.")
+    ] = None,
+    stamp_begins: Annotated[
+        str | None, typer.Option(help="If a stamp marks the beginning of an interval: how long that is, such as 1h.")
     ] = None,
     tz: Annotated[
         str | None, typer.Option(help="Clock of stamps without an offset, as IANA name: US/Central, Asia/Kolkata.")
@@ -36,8 +39,9 @@ def ingest(
         list[str] | None,
         typer.Option(
             "--map",
-            metavar="QUANTITY=COLUMN:UNIT",
-            help="What a column measures, and in which unit; repeat it for each. Without a unit: the canonical one.",
+            metavar="QUANTITY[@SITE]=COLUMN:UNIT",
+            help="What a column measures, and in which unit; repeat it for each. Without a unit: the canonical one. "
+            "Where each site has a column of its own, name the site too: inflow@North='DMA A':L/s.",
         ),
     ] = None,
     mapping: Annotated[
@@ -47,9 +51,7 @@ def ingest(
     available_column: Annotated[
         str | None, typer.Option(help="Column of the moment a row became known. It keeps forecasts honest.")
     ] = None,
-    available_after: Annotated[
-        str | None, typer.Option(help="Or how long after its moment: 15min. If stamps begin an hour: 1h.")
-    ] = None,
+    available_after: Annotated[str | None, typer.Option(help="Or how long after its moment: 15min.")] = None,
     decimal: Annotated[str | None, typer.Option(help="Decimal mark in text: '.' or ','.")] = None,
     source: Annotated[str | None, typer.Option(help="Name of the feed. Default: the file's name.")] = None,
     latitude: Annotated[float | None, typer.Option(help="Of the site, degrees north.")] = None,
@@ -97,6 +99,7 @@ def ingest(
     options: dict[str, Any] = {
         "timestamp": timestamp,
         "timestamp_format": timestamp_format,
+        "stamp_begins": stamp_begins,
         "tz": tz,
         "site": site,
         "site_column": site_column,
