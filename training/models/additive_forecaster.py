@@ -22,6 +22,7 @@ from training.models.additive_attribution import prophet_terms
 from training.models.conformal import LeadOffsets, score_of
 from training.models.day_features import DayProfile
 from training.models.lightning_run import UNREADABLE
+from training.models.local_days import DAY_HOURS
 from training.models.onnx_graph import as_onnx, window_tensors
 from training.models.site_table import site_place
 from training.models.training_days import target_hours
@@ -30,6 +31,7 @@ from training.window_set import Ahead, Splits, WindowSet
 
 _WEIGHTS_FILE = "weights.pt"
 _BATCH = 512
+_LEAST_ERROR = 1e-6
 
 
 def document_regressors(domain: Domain) -> tuple[Regressor, ...]:
@@ -55,6 +57,8 @@ class AdditiveGraph(nn.Module):
         self.profile = DayProfile(domain, target)
         self.intervals = LeadOffsets(domain, target, levels)
         self.register_buffer("site_code", torch.full((len(table.start),), -1.0))
+        # Size of an ordinary error of each site's Prophet, by hour of the day [unit of the target].
+        self.register_buffer("error", torch.ones(len(table.start), DAY_HOURS))
         self.channels = [
             domain.future_channels.index(regressor.name) if regressor.name in domain.future_channels else None
             for regressor in table.regressors
@@ -63,6 +67,7 @@ class AdditiveGraph(nn.Module):
         self.clock = [domain.future_channels.index(name) for name in ("day_number", "hour_of_day")]
 
     site_code: Tensor
+    error: Tensor
 
     def forward(self, history: Tensor, future: Tensor, static: Tensor) -> Tensor:
         """Windows (B, L, K), (B, H, C), (B, S) to quantiles (B, H, Q) [unit of the target]."""
@@ -71,20 +76,33 @@ class AdditiveGraph(nn.Module):
 
     def point(self, history: Tensor, future: Tensor, static: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Median (B, H) and size of an ordinary error (B, H) [unit of the target]; whether weather is known (B, H)."""
-        local = self.profile.local
-        places = local(history, future)
-        state = self.profile(history, future, places)
         site = site_place(static, self.site_code)
         fitted = site < len(self.site_code)
         row = torch.where(fitted, site, torch.zeros_like(site))
-        additive = self.table(row, self.day(future), self.columns(future))
-        profile = local.steps(state.profile, places) * state.scale
-        median = torch.where(fitted[:, None], additive, profile)
+        median = self.table(row, self.day(future), self.columns(future))
+        hour = torch.clamp(known_or_zero(future[:, :, self.clock[1]]), 0, DAY_HOURS - 1).to(torch.int64)
+        unit = torch.gather(self.error[row], 1, hour)
+        # The profile takes most of the time, and is only for a site that was not fitted.
+        parts = (history, future, fitted, median, unit)
+        if torch.compiler.is_exporting():
+            median, unit = torch.cond(fitted.all(), _as_they_are, self.with_profile, parts)
+        elif not bool(fitted.all()):
+            median, unit = self.with_profile(*parts)
         median = torch.clamp(median, self.intervals.lower, self.intervals.upper)
-        hourly = state.hourly_spread[:, None].expand_as(state.profile)
-        unit = local.steps(hourly, places) * state.spread * state.scale
         known = torch.isfinite(future[:, :, self.weather]).any(dim=2) if self.weather else torch.zeros_like(median)
         return median, unit, known.to(median.dtype)
+
+    def with_profile(
+        self, history: Tensor, future: Tensor, fitted: Tensor, median: Tensor, unit: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Median and unit (B, H), the profile's where a site is not fitted."""
+        local = self.profile.local
+        places = local(history, future)
+        state = self.profile(history, future, places)
+        profile = local.steps(state.profile, places) * state.scale
+        hourly = state.hourly_spread[:, None].expand_as(state.profile)
+        spread = local.steps(hourly, places) * state.spread * state.scale
+        return torch.where(fitted[:, None], median, profile), torch.where(fitted[:, None], unit, spread)
 
     def day(self, future: Tensor) -> Tensor:
         """Local time of each step ahead, float64 (B, H) [days since 2000-01-01]."""
@@ -95,6 +113,13 @@ class AdditiveGraph(nn.Module):
         """Regressors of each step ahead, NaN where unknown (B, H, R)."""
         unknown = torch.full_like(future[:, :, 0], torch.nan)
         return torch.stack([unknown if place is None else future[:, :, place] for place in self.channels], dim=2)
+
+
+def _as_they_are(
+    history: Tensor, future: Tensor, fitted: Tensor, median: Tensor, unit: Tensor
+) -> tuple[Tensor, Tensor]:
+    # A branch may not answer with what it was given.
+    return median.clone(), unit.clone()
 
 
 class AdditiveForecaster:
@@ -157,6 +182,8 @@ class AdditiveForecaster:
         graph = AdditiveGraph(self.domain, self.target, self.levels, table)
         places = list(fitted)
         graph.site_code[places] = torch.from_numpy(panel.static_SS[places, 0])
+        for site in fitted:
+            graph.error[site] = _hourly_error(table, splits.train, site, np.flatnonzero(allowed[site]))
         self._graph = graph.eval()
         sights: list[Ahead] = ["known", "observed"] if self.domain.known_ahead else ["known"]
         for ahead in sights:
@@ -272,3 +299,19 @@ def _columns(
         else:
             found[regressor.name] = windows.panel.value_STK[site, hours, _calendar(windows, regressor.name)]
     return found
+
+
+def _hourly_error(table: ProphetTable, windows: WindowSet, site: int, hours: npt.NDArray[np.int64]) -> Tensor:
+    """Mean absolute error of a fitted Prophet by hour of the day (24) [unit of the target]."""
+    day = _local_days(windows, site, hours)
+    columns = _columns(windows, site, hours, table.regressors)
+    column = np.stack([columns[regressor.name] for regressor in table.regressors], axis=1).astype(np.float32)
+    with torch.inference_mode():
+        fitted = table(torch.tensor([site]), torch.from_numpy(day)[None], torch.from_numpy(column)[None])[0]
+    error = np.abs(windows.target_ST[site, hours] - fitted.numpy())
+    hour = windows.panel.value_STK[site, hours, _calendar(windows, "hour_of_day")].astype(np.int64)
+    measured = np.isfinite(error)
+    total = np.bincount(hour[measured], weights=error[measured], minlength=DAY_HOURS)
+    count = np.bincount(hour[measured], minlength=DAY_HOURS)
+    mean = np.where(count > 0, total / np.maximum(count, 1), error[measured].mean())
+    return torch.from_numpy(np.maximum(mean, _LEAST_ERROR).astype(np.float32))

@@ -115,9 +115,10 @@ class LocalDays(nn.Module):
         days = torch.cat([days, torch.zeros_like(days[:, :1])], dim=1)
         number = torch.arange(self.behind + self.ahead + 1, device=days.device)[None]
         end = self.behind + places.end
-        last = known_or_zero(future[:, -1:, [channels[1], channels[2]]])
-        on_last = torch.where(number == end, last[:, :, 0], torch.zeros_like(days))
-        after_last = torch.where(number == end + 1, last[:, :, 1], torch.zeros_like(days))
+        # Not by a list of channels: an index that is a constant cannot be exported inside a branch of a graph.
+        last, tomorrow = (known_or_zero(future[:, -1:, channel]) for channel in channels[1:])
+        on_last = torch.where(number == end, last, torch.zeros_like(days))
+        after_last = torch.where(number == end + 1, tomorrow, torch.zeros_like(days))
         return torch.maximum(days, torch.maximum(on_last, after_last))
 
     def steps(self, days: Tensor, places: Places) -> Tensor:
