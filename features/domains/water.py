@@ -3,9 +3,7 @@
 from features.domains.weather import HUMIDITY, RAINFALL, TEMPERATURE, WIND_SPEED
 from features.vocabulary import Domain, Quantity
 
-INFLOW = Quantity(
-    name="inflow", unit="L/s", aggregation="mean", lower=0.0, upper=100_000.0, description="net inflow"
-)
+INFLOW = Quantity(name="inflow", unit="L/s", aggregation="mean", lower=0.0, upper=100_000.0, description="net inflow")
 
 WATER = Domain(
     name="water",
