@@ -52,7 +52,8 @@ mlflow-ui: $(READY) ## open MLflow on http://127.0.0.1:5000
 
 test: $(READY) java ## style, types, layers and all tests
 	$(MAKE) check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@# A file's tests stay together: they share what is dear to set up.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -24,3 +24,5 @@ def quiet_libraries() -> None:
     logging.captureWarnings(True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # A cursor that Ctrl-C cuts off is closed with an "error" of its own.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)

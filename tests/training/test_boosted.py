@@ -313,7 +313,7 @@ def test_a_damaged_forecaster_is_refused(fitted: BoostedForecaster, tmp_path: Pa
         saved["boosters"]["plain_level"] = saved["boosters"]["plain_level"][:100].clone()
         torch.save(saved, path)
     restored = BoostedForecaster(AIR)
-    with pytest.raises(ArtifactError, match="The boosted model cannot be read"):
+    with pytest.raises(ArtifactError, match="The weights cannot be read"):
         restored.load(tmp_path)
     assert restored.boosters == {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from features.errors import ArtifactError, NotEnoughDataError
-from features.files import whole_file
+from features.errors import NotEnoughDataError
 from features.vocabulary import CALENDAR_CHANNELS, Domain, Float32Array, Forecast, Quantity, Window
 from training.explain import Attribution, additive_shap
 from training.forecaster import LEVELS, predict_with
@@ -21,11 +19,11 @@ from training.models.additive import ProphetConfig, ProphetTable, Regressor, fit
 from training.models.additive_attribution import prophet_terms
 from training.models.conformal import LeadOffsets, score_of
 from training.models.day_features import DayProfile
-from training.models.lightning_run import UNREADABLE
 from training.models.local_days import DAY_HOURS
 from training.models.onnx_graph import as_onnx, window_tensors
 from training.models.site_table import site_place
 from training.models.training_days import target_hours
+from training.models.weights import reading_weights, write_weights
 from training.models.window_graph import known_or_zero
 from training.window_set import Ahead, Splits, WindowSet
 
@@ -250,11 +248,7 @@ class AdditiveForecaster:
             "changepoints": table.changepoint.shape[1],
             "state": self._fitted().state_dict(),
         }
-        # torch reports a full disk as a RuntimeError without a cause: it writes to memory here.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with whole_file(folder / _WEIGHTS_FILE) as path:
-            path.write_bytes(buffer.getvalue())
+        write_weights(folder / _WEIGHTS_FILE, content)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -262,17 +256,12 @@ class AdditiveForecaster:
         Raises:
             ArtifactError: It is missing, damaged, or of another domain.
         """
-        try:
-            saved = torch.load(folder / _WEIGHTS_FILE, map_location="cpu", weights_only=True)
+        with reading_weights(folder / _WEIGHTS_FILE) as saved:
             regressors = [Regressor(**regressor) for regressor in saved["regressors"]]
             table = ProphetTable(saved["sites"], saved["waves"], regressors, changepoints=saved["changepoints"])
             graph = AdditiveGraph(self.domain, self.target, self.levels, table)
             graph.load_state_dict(saved["state"])
             config = ProphetConfig(**saved["config"])
-        except UNREADABLE as error:
-            raise ArtifactError(
-                "The weights cannot be read", found=str(folder / _WEIGHTS_FILE), remedy="Train the model again."
-            ) from error
         self.config = config
         self._graph = graph.eval()
 

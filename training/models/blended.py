@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -14,8 +13,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from onnx import ModelProto
 
-from features.errors import ArtifactError, NotEnoughDataError
-from features.files import whole_file
+from features.errors import NotEnoughDataError
 from features.vocabulary import Domain, Forecast, Quantity, Window
 from training.explain import Attribution
 from training.forecaster import LEVELS, predict_with
@@ -25,9 +23,10 @@ from training.models.blended_graph import BlendConfig, BlendGraph, FromMidnight
 from training.models.conformal import score_of
 from training.models.day_networks import NetworkConfig
 from training.models.day_training import DayTraining
-from training.models.lightning_run import UNREADABLE, fit_epochs
+from training.models.lightning_run import fit_epochs
 from training.models.onnx_graph import as_onnx, window_tensors
 from training.models.training_days import TrainingDays, midnights, training_days
+from training.models.weights import reading_weights, write_weights
 from training.window_set import Ahead, Splits, WindowSet, join_windows
 
 _WEIGHTS_FILE = "weights.pt"
@@ -213,11 +212,7 @@ class BlendedForecaster:
             "changepoints": 0 if table is None else table.changepoint.shape[1],
             "state": graph.state_dict(),
         }
-        # torch reports a full disk as a RuntimeError without a cause: it writes to memory here.
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        with whole_file(folder / _WEIGHTS_FILE) as path:
-            path.write_bytes(buffer.getvalue())
+        write_weights(folder / _WEIGHTS_FILE, content)
 
     def load(self, folder: Path) -> None:
         """Read weights and configuration.
@@ -225,8 +220,7 @@ class BlendedForecaster:
         Raises:
             ArtifactError: They are missing, damaged, or of another domain.
         """
-        try:
-            saved = torch.load(folder / _WEIGHTS_FILE, map_location="cpu", weights_only=True)
+        with reading_weights(folder / _WEIGHTS_FILE) as saved:
             config = _config_from(saved["config"])
             graph = BlendGraph(self.domain, self.target, self.levels, config, sites=saved["sites"])
             if saved["waves"] is not None:
@@ -234,10 +228,6 @@ class BlendedForecaster:
                     saved["sites"], saved["waves"], graph.regressors, changepoints=saved["changepoints"]
                 )
             graph.load_state_dict(saved["state"])
-        except UNREADABLE as error:
-            raise ArtifactError(
-                "The weights cannot be read", found=str(folder / _WEIGHTS_FILE), remedy="Train the model again."
-            ) from error
         self.config = config
         self._graph = graph.eval()
 

@@ -6,8 +6,6 @@ of the two answers is decided for each step of each window, see `BoostedFeatures
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,8 +18,7 @@ import torch
 from onnx import ModelProto
 from rich.progress import Progress
 
-from features.errors import ArtifactError, NotEnoughDataError
-from features.files import whole_file
+from features.errors import NotEnoughDataError
 from features.vocabulary import Domain, Float32Array, Forecast, Quantity, Window
 from training.explain import Attribution
 from training.forecaster import LEVELS, forecast_of
@@ -32,6 +29,7 @@ from training.models.boosted_graph import merged_graph
 from training.models.boosted_head import BoostedHead, Rows
 from training.models.boosted_rows import join_rows, sample_rows
 from training.models.onnx_graph import window_tensors
+from training.models.weights import reading_weights, write_weights
 from training.window_set import Splits, WindowSet
 
 if TYPE_CHECKING:
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 
 _FILE = "boosted.pt"
 _BATCH = 256
-# What reading a file raises that is missing, cut off, or something else.
-_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 # Fewer rows with known weather than this teach nothing.
 _FEWEST_ROWS = 500
 
@@ -248,8 +244,6 @@ class BoostedForecaster:
             StorageError: The folder cannot be written or the disk is full.
         """
         features, head = self._fitted()
-        # torch reports a full disk as a RuntimeError without a cause: it writes to memory here.
-        buffer = io.BytesIO()
         content = {
             "config": asdict(self.config),
             "levels": list(self.levels),
@@ -261,9 +255,7 @@ class BoostedForecaster:
                 for name, booster in self.boosters.items()
             },
         }
-        torch.save(content, buffer)
-        with whole_file(folder / _FILE) as path:
-            path.write_bytes(buffer.getvalue())
+        write_weights(folder / _FILE, content)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -274,8 +266,7 @@ class BoostedForecaster:
         from xgboost import Booster
         from xgboost.core import XGBoostError
 
-        try:
-            saved = torch.load(folder / _FILE, map_location="cpu", weights_only=True)
+        with reading_weights(folder / _FILE, XGBoostError) as saved:
             config = config_from(saved["config"])
             levels = tuple(float(level) for level in saved["levels"])
             variants = {name: one for name, one in config.variants().items() if name in saved["variants"]}
@@ -289,10 +280,6 @@ class BoostedForecaster:
                 for name, raw in saved["boosters"].items()
             }
             _check_columns(boosters, head, features)
-        except (*_UNREADABLE, XGBoostError) as error:
-            raise ArtifactError(
-                "The boosted model cannot be read", found=str(folder / _FILE), remedy="Train the model again."
-            ) from error
         self.config, self.levels, self.boosters = config, levels, boosters
         self._features, self._head = features, head
 

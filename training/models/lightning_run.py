@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,9 +14,8 @@ from lightning.pytorch.loggers import Logger
 
 from features.errors import ArtifactError, DeviceError
 from features.files import storage_errors
+from training.models.weights import UNREADABLE
 
-# What torch raises for a file that is missing, cut off, or something else.
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 _LAST = "last.ckpt"
 
 

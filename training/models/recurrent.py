@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,16 +15,15 @@ from lightning.pytorch.loggers import Logger
 from onnx import ModelProto
 from torch import Tensor
 
-from features.errors import ArtifactError
-from features.files import whole_file
 from features.vocabulary import Domain, Forecast, Quantity, Window
 from training.data_module import Batch, WindowDataModule
 from training.explain import Attribution
 from training.forecaster import LEVELS, predict_with
-from training.models.lightning_run import UNREADABLE, make_trainer, read_checkpoint, run_trainer
+from training.models.lightning_run import make_trainer, read_checkpoint, run_trainer
 from training.models.neural import RecurrentConfig, ResidualRecurrent, quantile_loss
 from training.models.onnx_graph import as_onnx, window_tensors
 from training.models.recurrent_attribution import attribute
+from training.models.weights import reading_weights, write_weights
 from training.window_set import Splits, WindowSet
 
 _WEIGHTS_FILE = "weights.pt"
@@ -277,11 +275,8 @@ class RecurrentForecaster:
         Raises:
             StorageError: The folder cannot be written or the disk is full.
         """
-        # torch reports a full disk as a RuntimeError without a cause: it writes to memory here.
-        buffer = io.BytesIO()
-        torch.save({"sizes": asdict(self.sizes), "state": self._fitted().state_dict()}, buffer)
-        with whole_file(folder / _WEIGHTS_FILE) as path:
-            path.write_bytes(buffer.getvalue())
+        content = {"sizes": asdict(self.sizes), "state": self._fitted().state_dict()}
+        write_weights(folder / _WEIGHTS_FILE, content)
 
     def load(self, folder: Path) -> None:
         """Read weights and sizes.
@@ -289,15 +284,10 @@ class RecurrentForecaster:
         Raises:
             ArtifactError: They are missing, damaged, or of another domain.
         """
-        try:
-            saved = torch.load(folder / _WEIGHTS_FILE, map_location="cpu", weights_only=True)
+        with reading_weights(folder / _WEIGHTS_FILE) as saved:
             sizes = RecurrentConfig(**saved["sizes"])
             network = ResidualRecurrent(self.domain, self.target, self.levels, sizes)
             network.load_state_dict(saved["state"])
-        except UNREADABLE as error:
-            raise ArtifactError(
-                "The weights cannot be read", found=str(folder / _WEIGHTS_FILE), remedy="Train the model again."
-            ) from error
         self.sizes = sizes
         self.network = network.eval()
 
