@@ -27,6 +27,8 @@ from features.vocabulary import Float32Array
 INTERVALS_FILE = "intervals.npz"
 _HOURS = 24
 _MEDIAN = 0.5
+# Sorting all scores of a large town at once would take gigabytes.
+_CELLS_AT_ONCE = 2048
 Float64Array = npt.NDArray[np.float64]
 
 
@@ -137,7 +139,8 @@ class AdaptiveIntervals:
         touched, first, count = np.unique(cell_N, return_index=True, return_counts=True)
         self._judge_experts(touched, first, count, score_NQ)
         self._remember(cell_N, first, count, score_NQ)
-        self._renew(touched)
+        for begin in range(0, len(touched), _CELLS_AT_ONCE):
+            self._renew(touched[begin : begin + _CELLS_AT_ONCE])
 
     def _judge_experts(
         self, touched: npt.NDArray[np.int64], first: npt.NDArray[Any], count: npt.NDArray[Any], score_NQ: Float32Array
