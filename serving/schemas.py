@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -51,13 +52,13 @@ class PredictionRequest(StrictRequest):
     include_confidence: bool = Field(default=True, description="Whether each hour gets its interval.")
     include_explanation: bool = Field(default=False, description="Whether to name the most important inputs.")
 
+    @abstractmethod
     def place(self) -> Place:
         """Where the question is about.
 
         Raises:
             InvalidParameterError: It says so in two ways that differ.
         """
-        raise NotImplementedError
 
 
 class Reply(BaseModel):
