@@ -49,9 +49,10 @@ def main() -> None:
 
 def show(domain: Domain, recipe: Recipe, figures: dict[str, Figures]) -> None:
     """The comparison as a table, a row for each data set, horizon and metric."""
-    table = Table(title=f"{domain.name}, recipe {recipe.name}, last fifth ({domain.target.unit} or %)")
+    table = Table(padding=(0, 0), title=f"{domain.name}, recipe {recipe.name}, last fifth ({domain.target.unit} or %)")
     for column in ("data set", "ahead", "metric", "towncast", "naive", "LightGBM", "bar", "stretch", "document", ""):
-        table.add_column(column, justify="left" if column in {"data set", "metric"} else "right")
+        # Names are told whole, over two lines where need be.
+        table.add_column(column, justify="left" if column in {"data set", "metric"} else "right", overflow="fold")
     for data_set, horizons in figures.items():
         for horizon, found in horizons.items():
             bars = BARS.get(data_set, {}).get(horizon, {})
