@@ -29,7 +29,7 @@ def arguments(description: str, *, data: bool = False) -> argparse.ArgumentParse
 
 def wide_console() -> Console:
     """A console whose tables are not squeezed when the output is kept in a file."""
-    return Console(width=110, soft_wrap=True)
+    return Console(width=120, soft_wrap=True)
 
 
 def commit() -> str:
