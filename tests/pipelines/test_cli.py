@@ -103,6 +103,8 @@ def test_a_training_that_is_stopped_goes_on_from_its_checkpoint(tmp_path: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that run in the background of a script would hand on that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list((tmp_path / "var" / "checkpoints").glob("*/last.ckpt")):
         assert first.poll() is None, first.communicate()
