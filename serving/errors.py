@@ -6,12 +6,14 @@ import json
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -115,10 +117,18 @@ def refuse(
     return Refusal(status=status, content=ErrorReply(error=content))
 
 
-def refusal(error: TowncastError | ValidationError, *, request_id: str | None = None) -> Refusal:
-    """The answer to an error of ours, or to a body that is not as the schema says."""
+def refusal(
+    error: TowncastError | ValidationError, *, request_id: str | None = None, fields: Iterable[str] = ()
+) -> Refusal:
+    """The answer to an error of ours, or to a body that is not as the schema says.
+
+    Args:
+        error: What is wrong.
+        request_id: The request's own.
+        fields: Those that a request may have, for one that has another.
+    """
     if isinstance(error, ValidationError):
-        return _invalid(error, request_id)
+        return _invalid(error, request_id, ", ".join(fields))
     code, status = status_of(error)
     message, details = str(error), {}
     if isinstance(error, InvalidParameterError):
@@ -138,11 +148,11 @@ def refusal(error: TowncastError | ValidationError, *, request_id: str | None = 
     return refuse(code, message, status=status, details=details, request_id=request_id)
 
 
-def _invalid(error: ValidationError, request_id: str | None) -> Refusal:
+def _invalid(error: ValidationError, request_id: str | None, fields: str) -> Refusal:
     """The first fault is named, all are listed."""
     found = error.errors(include_url=False)
     faults = [
-        {"parameter": _dotted(fault["loc"]), "provided": _shown(fault["input"]), "allowed": fault["msg"]}
+        {"parameter": _dotted(fault["loc"]), "provided": _shown(fault["input"]), "allowed": _allowed(fault, fields)}
         for fault in found[:20]
     ]
     first = faults[0]
@@ -151,6 +161,14 @@ def _invalid(error: ValidationError, request_id: str | None) -> Refusal:
     message = f"Invalid {first['parameter']}. {first['allowed']}"
     details = {**first, **({"faults": faults} if len(faults) > 1 else {})}
     return refuse("INVALID_PARAMETER", message, status=400, details=details, request_id=request_id)
+
+
+def _allowed(fault: ErrorDetails, fields: str) -> str:
+    """What would be right, for people."""
+    if fault["type"] != "extra_forbidden":
+        return fault["msg"]
+    known = f"; there are {fields}" if fields and len(fault["loc"]) == 1 else ""
+    return f"There is no such field{known}"
 
 
 def malformed(found: str) -> MalformedBodyError:

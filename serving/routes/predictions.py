@@ -115,7 +115,7 @@ async def _single(api: PredictionApi[Any], town: Town, metrics: Metrics, request
     except UnicodeDecodeError as error:
         return refusal(malformed(str(error))).reply()
     except (ValidationError, TowncastError) as error:
-        return refusal(error, request_id=request_id_in(body)).reply()
+        return refusal(error, request_id=request_id_in(body), fields=api.request.model_fields).reply()
     _observe(metrics, api.path, [answered], began)
     return reply
 
@@ -136,7 +136,7 @@ async def _batch(api: PredictionApi[Any], town: Town, metrics: Metrics, request:
     results = [
         outcome.reply
         if isinstance(outcome, Answered)
-        else refusal(outcome, request_id=own_request_id(item)).content.model_dump()
+        else refusal(outcome, request_id=own_request_id(item), fields=api.request.model_fields).content.model_dump()
         for item, outcome in zip(items, outcomes, strict=True)
     ]
     reply = Response(to_json({"results": results}), media_type="application/json")

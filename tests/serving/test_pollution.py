@@ -136,6 +136,13 @@ def test_what_is_not_as_documented_is_refused(air: Any, fields: dict[str, Any]) 
     error_of(ask(air, **fields), status=400, code="INVALID_PARAMETER")
 
 
+def test_a_field_that_there_is_not_is_answered_with_those_that_there_are(air: Any) -> None:
+    error = error_of(ask(air, location={"road_id": "R1"}), status=400, code="INVALID_PARAMETER")
+    assert error["message"].startswith("Invalid location. There is no such field; there are ")
+    assert "station_id" in error["details"]["allowed"]
+    assert error["details"]["provided"] == "{'road_id': 'R1'}"
+
+
 def test_a_station_is_named_or_found_by_coordinates(air: Any) -> None:
     found = ask(air, station_id=None, coordinates=[23.021, 72.57]).json()
     assert found["quality"]["station_id"] == "P001"
