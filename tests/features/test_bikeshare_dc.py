@@ -161,6 +161,7 @@ def test_the_published_file_is_read_as_its_page_describes() -> None:
     assert (gaps == 3.0).sum() == 2
     assert parsed.rejected["reason"].value_counts().to_dict() == {
         "humidity of 0 percent, no measurement": 22,
-        "local time that comes twice": 8,
+        # Two rows of five quantities.
+        "local time that comes twice": 10,
     }
     assert check_readings(parsed.readings, DEMAND).reasons() == {}
