@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from benchmarks.peers import LightGbmResidual, hour_of_week_median
 from features.air_quality import category, sub_index
 from features.air_quality_standards import STANDARDS
 from features.vocabulary import CALENDAR_CHANNELS, Domain, Float32Array
-from training.calibrate import start_intervals, walk_intervals
+from training.calibrate import adapt_to_test
 from training.evaluate import judge
 from training.forecaster import predict_set
 from training.models.seasonal import SeasonalForecaster
@@ -62,13 +62,11 @@ def forecast_test(fitted: Fitted, *, ahead: Ahead, chosen: npt.NDArray[np.int64]
         test = test.subset(chosen)
     if fitted.quick:
         validation, test = (part.subset(np.arange(0, len(part), 7)) for part in (validation, test))
-    intervals = start_intervals(validation, forecaster.levels)
-    if not forecaster.saw_validation:
-        walk_intervals(intervals, validation, predict_set(forecaster, validation))
+    _, adjusted = adapt_to_test(forecaster, replace(splits, validation=validation, test=test))
     naive = SeasonalForecaster(forecaster.domain, target=forecaster.target, levels=forecaster.levels)
     return Forecasts(
         windows=test,
-        adjusted_BHQ=walk_intervals(intervals, test, predict_set(forecaster, test)),
+        adjusted_BHQ=adjusted,
         naive_BHQ=predict_set(naive, test),
         target_BH=test.targets(),
         levels=forecaster.levels,
