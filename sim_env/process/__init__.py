@@ -1,0 +1,1 @@
+"""Simulators of processes: a reactor, a water tank, a room."""
