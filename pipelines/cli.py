@@ -8,15 +8,19 @@ import sys
 import typer
 
 from features.errors import TowncastError
+from pipelines.commands.controls import controls_commands
 from pipelines.commands.domains import domains
 from pipelines.commands.ingest import ingest
 from pipelines.commands.materialise import materialise
 from pipelines.commands.mlflow_ui import mlflow_ui
 from pipelines.commands.promote import aliases, promote, rollback
+from pipelines.commands.reactor import reactor, reactor_plant
 from pipelines.commands.report import report
 from pipelines.commands.serve import serve
+from pipelines.commands.simulate import simulate_commands
 from pipelines.commands.train import train
 from pipelines.commands.tune import tune
+from pipelines.commands.twin import twin
 
 app = typer.Typer(
     help="Forecast a town: ingest readings, train and judge models, serve forecasts.",
@@ -25,8 +29,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for _command in (ingest, train, tune, report, promote, rollback, aliases, materialise, serve, mlflow_ui, domains):
+for _command in (
+    ingest,
+    train,
+    tune,
+    report,
+    promote,
+    rollback,
+    aliases,
+    materialise,
+    serve,
+    mlflow_ui,
+    domains,
+    reactor,
+    reactor_plant,
+    twin,
+):
     app.command()(_command)
+app.add_typer(simulate_commands, name="simulate")
+app.add_typer(controls_commands, name="controls")
 
 
 def main() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from features.domains import DOMAINS
 from features.errors import InvalidParameterError
 from features.feast_repository import FeatureRepository
@@ -14,17 +12,16 @@ from features.sources import find_published
 from features.store import ReadingStore
 from features.vocabulary import Domain, Quantity
 from features.windows import Panel
-from pipelines.ingest import ingest_published, ingest_rollout, render_summary
+from pipelines.ingest import ingest_published, render_summary
 from pipelines.settings import Settings
+from pipelines.simulate import plan_run, raise_failed, simulate, usable_cores
 from pipelines.steps import Steps
-from sim_env import SIMULATORS
+from sim_env.rollouts import rollouts_of
 from training.data_module import WindowDataModule
 from training.folds import cross_validation
 from training.recipes import RECIPES, Recipe
 from training.studies import TUNED, tuned_recipe
 from training.window_set import Splits, split_windows
-
-_GENERATOR_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +99,13 @@ def prepare(domain: Domain, *, settings: Settings, steps: Steps, data: Path | No
         domain: What is forecast.
         settings: Folders and addresses.
         steps: Shows progress.
-        data: Folder or file of a published data set; without it, ingested readings, and without those a generator's.
+        data: Folder or file of a published data set; without it, ingested readings, and without those rollouts.
 
     Raises:
         TowncastError: With its remedy.
     """
     store = ReadingStore(settings.readings_dir, domain)
-    measured_sites = _readings(store, steps, data)
+    measured_sites = _readings(store, settings, steps, data)
     with steps.step("Feast: feature views, services, point-in-time history"):
         repository = FeatureRepository(settings.feast_dir, store)
         repository.apply()
@@ -122,7 +119,7 @@ def prepare(domain: Domain, *, settings: Settings, steps: Steps, data: Path | No
     )
 
 
-def _readings(store: ReadingStore, steps: Steps, data: Path | None) -> list[str]:
+def _readings(store: ReadingStore, settings: Settings, steps: Steps, data: Path | None) -> list[str]:
     """Fill the store if need be; the sites whose readings are measured."""
     domain = store.domain
     if data is not None:
@@ -130,29 +127,36 @@ def _readings(store: ReadingStore, steps: Steps, data: Path | None) -> list[str]
             summary = ingest_published(data, domain, root=store.folder.parent)
         steps.console.print(render_summary(summary))
     elif not store.sites():
-        if not domain.simulators:
-            raise InvalidParameterError(
-                parameter="data",
-                provided=None,
-                allowed="a folder with a published data set, or ingested readings",
-                fact=f"There are no readings of {domain.name}, and nothing here makes them",
-                remedy=f"Name a folder with --data, or ingest your own: towncast ingest {domain.name} --help.",
-            )
-        name = domain.simulators[0]
-        with steps.step(f"Readings: none ingested, so towncast makes its own (generator '{name}')"):
-            simulator = SIMULATORS[name]
-            rng = np.random.default_rng(_GENERATOR_SEED)
-            scenario = next(iter(simulator.scenarios().values()))
-            summary = ingest_rollout(simulator, scenario, rng=rng, root=store.folder.parent)
-        steps.console.print(render_summary(summary))
+        _simulate(domain, settings, steps)
     measured_sites = store.measured_sites()
     if not measured_sites:
         steps.console.print(
-            "[yellow]These readings are generated, not measured: the figures below show that the machinery works, "
+            "[yellow]These readings are simulated, not measured: the figures below show that the machinery works, "
             "not how well a real town is forecast.[/] Real ones: [bold]make train DATA=folder[/] or "
             f"[bold]towncast ingest {domain.name} --help[/]"
         )
     return measured_sites
+
+
+def _simulate(domain: Domain, settings: Settings, steps: Steps) -> None:
+    """Fill the store with the domain's rollouts; weeks that were rolled out before are not rolled out again."""
+    rollouts = rollouts_of(domain.name)
+    if rollouts is None:
+        raise InvalidParameterError(
+            parameter="data",
+            provided=None,
+            allowed="a folder with a published data set, or ingested readings",
+            fact=f"There are no readings of {domain.name}, and nothing here makes them",
+            remedy=f"Name a folder with --data, or ingest your own: towncast ingest {domain.name} --help.",
+        )
+    run = plan_run(rollouts.name, weeks=settings.simulated_weeks, settings=settings)
+    title = f"Readings: none ingested, so towncast simulates {run.weeks} weeks ({rollouts.domains[domain.name]})"
+    with steps.step(title, spinner=False):
+        simulated = simulate(run, workers=usable_cores(), settings=settings, console=steps.console)
+    raise_failed(simulated)
+    for summary in simulated.summaries:
+        if summary.domain == domain.name:
+            steps.console.print(render_summary(summary))
 
 
 def _reliable_from(domain: Domain, data: Path | None) -> int | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from features.settings import StorageSettings
 
 
@@ -12,10 +14,12 @@ class Settings(StorageSettings):
 
     Attributes:
         require_approval: Whether a person must approve each champion; the gate alone decides otherwise.
+        simulated_weeks: How many weeks are rolled out where there are no readings [weeks].
         optuna_url: Where searches for recipes are kept; by default an SQLite file in the data folder.
     """
 
     require_approval: bool = False
+    simulated_weeks: int = Field(default=30, ge=1)
     optuna_url: str = ""
 
     @property

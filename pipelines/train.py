@@ -100,7 +100,7 @@ def train_domain(
         name: Of the domain.
         settings: Folders and addresses.
         console: Where progress is shown.
-        data: Folder or file of a published data set; without it, ingested readings, and without those a generator's.
+        data: Folder or file of a published data set; without it, ingested readings, and without those rollouts.
         recipe_name: `quick`, `full`, ...
         accelerator: `cpu`, `gpu` or `auto`.
 

@@ -13,6 +13,6 @@ DEMAND = Domain(
     known_ahead=("temperature", "humidity", "wind_speed", "weather_severity"),
     horizons={"2h": 2, "6h": 6, "12h": 12, "24h": 24},
     families=("gru", "seasonal"),
-    simulators=("control_points",),
+    simulators=("sumo_demand", "control_points"),
     api_path="/predict/demand",
 )

@@ -27,5 +27,6 @@ POLLUTION = Domain(
     horizons={"6h": 6, "12h": 12, "24h": 24, "48h": 48},
     neighbour_count=2,
     families=("boosted", "seasonal"),
+    simulators=("dispersion",),
     api_path="/predict/pollution",
 )

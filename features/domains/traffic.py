@@ -20,6 +20,6 @@ TRAFFIC = Domain(
     neighbour_count=2,
     static_names=("lanes",),
     families=("lstm", "seasonal"),
-    simulators=("roads",),
+    simulators=("sumo", "roads"),
     api_path="/predict/traffic",
 )

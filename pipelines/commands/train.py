@@ -80,7 +80,7 @@ def render_trained(trained: Trained) -> Group:
 
     parts = [part for model in trained.models for part in (*_model_lines(trained.domain.name, model), "")]
     if not trained.measured:
-        parts.append("[yellow]judged on generated readings: not a claim about a real town[/]")
+        parts.append("[yellow]judged on simulated readings: not a claim about a real town[/]")
     serve = f"  [bold]make serve[/]       answer POST {trained.domain.api_path} on http://127.0.0.1:8000"
     refused = "  [bold]towncast aliases[/] what the gate said of each version; what serves is what served before"
     return Group(

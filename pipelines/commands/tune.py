@@ -85,7 +85,7 @@ def render_tuned(tuned: Tuned) -> Group:
         else "There are too few trials to tell which choices matter."
     )
     if not tuned.measured:
-        parts.append("[yellow]searched on generated readings: what suits them need not suit a real town[/]")
+        parts.append("[yellow]searched on simulated readings: what suits them need not suit a real town[/]")
     choices = f"{progress.finished} trials, {progress.pruned} pruned, {progress.failed} stopped or broken"
     parts += [
         f"{choices}; {tuned.seconds:.0f} s",

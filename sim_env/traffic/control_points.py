@@ -18,8 +18,8 @@ import pandas as pd
 
 from features.domains.demand import DEMAND
 from features.errors import InvalidParameterError
-from features.readings import join_readings, make_readings
 from features.vocabulary import Domain, Site
+from sim_env.sensors import hourly_readings
 from sim_env.simulator import scenario_source
 from sim_env.traffic.shapes import DAYS_OF_YEAR, WEEK_HOURS, Array, fade, hump, local_calendar, town_weather
 
@@ -140,16 +140,12 @@ class ControlPointsSimulator:
         calendar = local_calendar(moments, self.sites(scenario)[0])
         weather = town_weather(calendar, wetness=scenario.wetness, rng=rng)
         trips_PT = rng.poisson(_inflow(calendar, weather, scenario, rng)).astype(np.float64)
-        points = len(scenario.points)
-        site = pd.Series(np.repeat([point.name for point in scenario.points], hours).astype(object))
-        valid_at = pd.DatetimeIndex(np.tile(moments.tz_localize(None).to_numpy(), points), tz="UTC")
-        source = scenario_source("control_points", scenario.name, scenario)
-        table = {"trips": trips_PT, "temperature": np.round(weather["temperature"], 1) * np.ones((points, 1))}
-        return join_readings(
-            [
-                make_readings(site=site, quantity=name, valid_at=valid_at, value=value_PT.ravel(), source=source)
-                for name, value_PT in table.items()
-            ]
+        return hourly_readings(
+            [point.name for point in scenario.points],
+            moments,
+            {"trips": trips_PT, "temperature": np.round(weather["temperature"], 1)},
+            delay_h=np.zeros(trips_PT.shape, dtype=np.int64),
+            source=scenario_source("control_points", scenario.name, scenario),
         )
 
 

@@ -18,11 +18,20 @@ import pandas as pd
 
 from features.card import BPR_FACTOR, BPR_POWER
 from features.domains.traffic import TRAFFIC
-from features.readings import join_readings, make_readings
 from features.vocabulary import Domain, Site
+from sim_env.sensors import delays_h, hourly_readings, outages
 from sim_env.simulator import scenario_source
 from sim_env.traffic.scenario import RoadsScenario
-from sim_env.traffic.shapes import DAYS_OF_YEAR, WEEK_HOURS, Array, episodes, fade, hump, local_calendar, town_weather
+from sim_env.traffic.shapes import (
+    DAYS_OF_YEAR,
+    WEEK_HOURS,
+    Array,
+    daily_shape,
+    episodes,
+    fade,
+    local_calendar,
+    town_weather,
+)
 
 # A queue lets hardly more through than the capacity.
 _LARGEST_LOAD = 1.05
@@ -79,36 +88,22 @@ class RoadsSimulator:
         roads = len(scenario.roads)
         volume_RT, speed_RT = _traffic(calendar, weather, scenario, rng)
 
-        absent_RT = episodes(rng, roads, hours, per_week=scenario.outages_per_week, hours_low=3, hours_high=48)
-        # A counter that is out for the whole of a short run would make its road unheard of.
-        absent_RT[absent_RT.all(axis=1), 0] = False
-        delay_h_RT = np.where(rng.random((roads, hours)) < scenario.late_share, rng.integers(1, 4, (roads, hours)), 0)
+        absent_RT = outages(rng, roads, hours, per_week=scenario.outages_per_week)
+        delay_h_RT = delays_h(rng, roads, hours, late_share=scenario.late_share)
         thermometer_RT = weather["temperature"] + rng.normal(0.0, 0.2, (roads, hours))
-        everywhere = np.ones((roads, 1))
-        table: dict[str, Array] = {
-            "volume": np.where(absent_RT, np.nan, volume_RT),
-            "speed": np.where(absent_RT, np.nan, np.round(speed_RT, 1)),
-            "temperature": np.round(thermometer_RT, 1),
-            "rainfall": np.round(weather["rainfall"], 1) * everywhere,
-            "snowfall": np.zeros((roads, hours)),
-            "cloud_cover": np.round(weather["cloud_cover"]) * everywhere,
-        }
-        site = pd.Series(np.repeat([road.name for road in scenario.roads], hours).astype(object))
-        valid_at = pd.DatetimeIndex(np.tile(moments.tz_localize(None).to_numpy(), roads), tz="UTC")
-        available_at = valid_at + pd.to_timedelta(delay_h_RT.ravel(), unit="h")
-        source = scenario_source("roads", scenario.name, scenario)
-        return join_readings(
-            [
-                make_readings(
-                    site=site,
-                    quantity=name,
-                    valid_at=valid_at,
-                    available_at=available_at,
-                    value=value_RT.ravel(),
-                    source=source,
-                )
-                for name, value_RT in table.items()
-            ]
+        return hourly_readings(
+            [road.name for road in scenario.roads],
+            moments,
+            {
+                "volume": np.where(absent_RT, np.nan, volume_RT),
+                "speed": np.where(absent_RT, np.nan, np.round(speed_RT, 1)),
+                "temperature": np.round(thermometer_RT, 1),
+                "rainfall": np.round(weather["rainfall"], 1),
+                "snowfall": np.zeros(hours),
+                "cloud_cover": np.round(weather["cloud_cover"]),
+            },
+            delay_h=delay_h_RT,
+            source=scenario_source("roads", scenario.name, scenario),
         )
 
 
@@ -140,7 +135,7 @@ def _traffic(
     demand_RT = (
         np.array([road.peak_load for road in roads])[:, None]
         * capacity_R[:, None]
-        * _daily_shape(calendar, np.array([road.morning_weight for road in roads]))
+        * daily_shape(calendar, np.array([road.morning_weight for road in roads]))
         * (season_T * (1.0 - scenario.rain_loss * soaked_T))[None, :]
         * np.exp(scenario.noise * noise_RT)
     )
@@ -156,19 +151,6 @@ def _traffic(
     steady_RT = travel_speed(free_R[:, None] * (1.0 - 0.08 * soaked_T), load_RT)
     speed_RT = np.clip(steady_RT * np.exp(rng.normal(0.0, 0.03, shape)), 3.0, 150.0)
     return volume_RT, speed_RT
-
-
-def _daily_shape(calendar: dict[str, Array], morning_R: Array) -> Array:
-    """Demand over the usual weekday's peak, (R, T)."""
-    hour = calendar["middle"]
-    evening = 0.95 * hump(hour, 18.75, 1.9) + 0.4 * hump(hour, 13.5, 2.6)
-    working_RT = 0.05 + evening[None, :] + 0.85 * morning_R[:, None] * hump(hour, 9.75, 1.4)[None, :]
-    free_T = 0.06 + 0.6 * hump(hour, 17.5, 4.2)
-    at_home = (calendar["day_of_week"] >= 6) | (calendar["holiday"] > 0)
-    # Saturday is half a working day.
-    share_T = np.where(at_home, 0.0, np.where(calendar["day_of_week"] == 5, 0.5, 1.0))
-    shape_RT: Array = share_T * working_RT + (1.0 - share_T) * free_T
-    return shape_RT
 
 
 def _spill_matrix(scenario: RoadsScenario) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from features.errors import InvalidParameterError
+from sim_env.simulator import require_in_scenario, scenario_start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,39 +109,21 @@ class RoadsScenario:
     def __post_init__(self) -> None:
         names = {road.name for road in self.roads}
         strangers = {name for road in self.roads for name in road.neighbours} - names
-        _require(not strangers, "roads", sorted(strangers), "neighbours that are roads of the scenario")
-        _require(len(names) == len(self.roads) > 0, "roads", len(self.roads), "one road or more, each name once")
-        _require(all(road.lanes >= 1 and road.lane_capacity_veh_per_h > 0 for road in self.roads), "roads", "a road",
-                 "at least one lane and a capacity above 0")  # fmt: skip
-        _require(self.weeks >= 1, "weeks", self.weeks, "1 or more")
+        require_in_scenario(not strangers, "roads", sorted(strangers), "neighbours that are roads of the scenario")
+        require_in_scenario(
+            len(names) == len(self.roads) > 0, "roads", len(self.roads), "one road or more, each name once"
+        )
+        open_roads = all(road.lanes >= 1 and road.lane_capacity_veh_per_h > 0 for road in self.roads)
+        require_in_scenario(open_roads, "roads", "a road", "at least one lane and a capacity above 0")
+        require_in_scenario(self.weeks >= 1, "weeks", self.weeks, "1 or more")
         for name in ("incidents_per_week", "outages_per_week", "wetness", "noise"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value >= 0, name, value, "0 or more")
+            require_in_scenario(math.isfinite(value) and value >= 0, name, value, "0 or more")
         for name in ("late_share", "seasonal_swing", "rain_loss"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
-        _require(self.start_at == self.start_at.floor("h"), "start", self.start, "a whole hour UTC")
+            require_in_scenario(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        scenario_start(self.start)
 
     @property
     def start_at(self) -> pd.Timestamp:
-        """`start` as a moment in UTC.
-
-        Raises:
-            InvalidParameterError: It is no moment.
-        """
-        try:
-            moment = pd.Timestamp(self.start)
-        except ValueError:
-            moment = pd.NaT  # type: ignore[assignment]
-        _require(not pd.isna(moment), "start", self.start, "ISO 8601, such as 2025-01-06T00:00:00Z")
-        return moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
-
-
-def _require(kept: bool, name: str, provided: object, allowed: str) -> None:
-    if not kept:
-        raise InvalidParameterError(
-            parameter=f"scenario.{name}",
-            provided=provided,
-            allowed=allowed,
-            fact=f"The scenario's {name} cannot be",
-            remedy=f"Give {allowed}.",
-        )
+        """`start` as a moment in UTC."""
+        return scenario_start(self.start)

@@ -41,6 +41,19 @@ def hump(hour: Array, centre: float, width_h: float) -> Array:
     return bell
 
 
+def daily_shape(calendar: dict[str, Array], morning_R: Array) -> Array:
+    """Demand over that of the usual working day's peak, (R, T), for roads of some weights of the morning (R)."""
+    hour = calendar["middle"]
+    evening = 0.95 * hump(hour, 18.75, 1.9) + 0.4 * hump(hour, 13.5, 2.6)
+    working_RT = 0.05 + evening[None, :] + 0.85 * morning_R[:, None] * hump(hour, 9.75, 1.4)[None, :]
+    free_T = 0.06 + 0.6 * hump(hour, 17.5, 4.2)
+    at_home = (calendar["day_of_week"] >= 6) | (calendar["holiday"] > 0)
+    # Saturday is half a working day.
+    share_T = np.where(at_home, 0.0, np.where(calendar["day_of_week"] == 5, 0.5, 1.0))
+    shape_RT: Array = share_T * working_RT + (1.0 - share_T) * free_T
+    return shape_RT
+
+
 def town_weather(calendar: dict[str, Array], *, wetness: float, rng: np.random.Generator) -> dict[str, Array]:
     """The town's weather: hot before the monsoon of late June to September, dry for the rest of the year."""
     hours = len(calendar["middle"])

@@ -12,7 +12,7 @@ from features.errors import NotEnoughDataError
 from features.readings import join_readings, make_readings
 from features.vocabulary import Domain, Quantity, Site
 from features.windows import build_panel
-from sim_env import SIMULATORS, check_simulator
+from sim_env import SIMULATORS
 from training.forecaster import Forecaster, check_forecaster
 from training.models.additive import ProphetConfig
 from training.models.additive_forecaster import AdditiveForecaster
@@ -171,11 +171,3 @@ def test_a_domain_is_consistent(name: str) -> None:
     if name in RECIPES:
         assert {"quick", "full"} <= set(RECIPES[name])
         assert {recipe.family for recipe in RECIPES[name].values()} <= set(domain.families)
-
-
-@pytest.mark.parametrize("name", list(SIMULATORS))
-def test_a_simulator_keeps_its_promises(name: str) -> None:
-    simulator = SIMULATORS[name]
-    for scenario in simulator.scenarios().values():
-        shorter = dataclasses.replace(scenario, weeks=2) if hasattr(scenario, "weeks") else scenario
-        check_simulator(simulator, shorter)
