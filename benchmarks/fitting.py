@@ -42,7 +42,7 @@ def fit_domain(domain: Domain, recipe: Recipe, data: Path, console: Console, *, 
         recipe = replace(recipe, config=replace(recipe.config, fitting=fitting))
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        settings = Settings(readings_dir=root / "readings", feast_dir=root / "feast")
+        settings = Settings(data_dir=root)
         prepared = prepare(domain, settings=settings, steps=Steps(console), data=data)
         fitted = {}
         for target in domain.targets:

@@ -252,8 +252,15 @@ class FeatureRepository:
         joined = pd.concat(parts, ignore_index=True).drop_duplicates(KEY_COLUMNS, keep="last")
         return joined.sort_values(KEY_COLUMNS, kind="stable", ignore_index=True)
 
-    def panel(self, *, sites: list[str] | None = None, as_of: pd.Timestamp | None = None) -> Panel:
+    def panel(
+        self, *, sites: list[str] | None = None, beside: list[str] | None = None, as_of: pd.Timestamp | None = None
+    ) -> Panel:
         """The offline panel of some sites, or all: each origin from the first to the last reading has a window.
+
+        Args:
+            sites: Which, by default all.
+            beside: Sites that are in the panel too, as far as their readings lie in the time of the others.
+            as_of: Only what was known by then.
 
         Raises:
             NotEnoughDataError: There are no readings.
@@ -271,7 +278,7 @@ class FeatureRepository:
         step_s = self.domain.step_s
         return build_panel(
             self.domain,
-            [self.readings.site(name) for name in names],
+            [self.readings.site(name) for name in [*names, *(beside or [])]],
             history,
             first_origin_s=-(-int(valid_s.min()) // step_s) * step_s,
             last_origin_s=int(valid_s.max()) // step_s * step_s,

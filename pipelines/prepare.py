@@ -20,6 +20,7 @@ from sim_env.rollouts import rollouts_of
 from training.data_module import WindowDataModule
 from training.folds import cross_validation
 from training.recipes import RECIPES, Recipe
+from training.simulated import mix_simulated
 from training.studies import TUNED, tuned_recipe
 from training.window_set import Splits, split_windows
 
@@ -32,14 +33,14 @@ class Prepared:
         store: The readings.
         repository: Feast over them.
         panel: All inputs of the sites on one grid.
-        measured: Whether the readings are a sensor's.
+        measured_sites: Sites whose readings are a sensor's; without any, all that is here is simulated.
         reliable_from_s: Moment from which the test's share of the time is counted, None for the first [s since 1970].
     """
 
     store: ReadingStore
     repository: FeatureRepository
     panel: Panel
-    measured: bool
+    measured_sites: tuple[str, ...]
     reliable_from_s: int | None
 
     @property
@@ -47,13 +48,27 @@ class Prepared:
         """What is forecast."""
         return self.store.domain
 
-    def splits(self, target: Quantity | None = None) -> Splits:
+    @property
+    def measured(self) -> bool:
+        """Whether the readings are a sensor's."""
+        return bool(self.measured_sites)
+
+    def splits(self, target: Quantity | None = None, *, simulated_share: float = 0.0, seed: int = 0) -> Splits:
         """Train, validation and test windows of a target, by default the domain's first.
+
+        Args:
+            target: What is forecast.
+            simulated_share: Share of simulated windows among those that train, beside measured ones; where all is
+                simulated, it says nothing.
+            seed: Of the draw of simulated windows.
 
         Raises:
             NotEnoughDataError: A part would be empty.
         """
-        return split_windows(self.panel, target=target, counted_from_s=self.reliable_from_s)
+        splits = split_windows(self.panel, target=target, counted_from_s=self.reliable_from_s)
+        if not self.measured_sites:
+            return splits
+        return mix_simulated(splits, self.measured_sites, share=simulated_share, seed=seed)
 
     def data_module(self, target: Quantity | None = None) -> WindowDataModule:
         """The same with the folds on which every family's recipes are chosen.
@@ -92,7 +107,9 @@ def find_recipe(domain: str, name: str, *, studies_url: str, target: Quantity | 
     return RECIPES[domain][name]
 
 
-def prepare(domain: Domain, *, settings: Settings, steps: Steps, data: Path | None) -> Prepared:
+def prepare(
+    domain: Domain, *, settings: Settings, steps: Steps, data: Path | None, simulated: bool = False
+) -> Prepared:
     """Fill the reading store if need be, and bring its readings through Feast onto a grid.
 
     Args:
@@ -100,6 +117,7 @@ def prepare(domain: Domain, *, settings: Settings, steps: Steps, data: Path | No
         settings: Folders and addresses.
         steps: Shows progress.
         data: Folder or file of a published data set; without it, ingested readings, and without those rollouts.
+        simulated: Whether simulated sites are on the grid beside measured ones.
 
     Raises:
         TowncastError: With its remedy.
@@ -109,12 +127,16 @@ def prepare(domain: Domain, *, settings: Settings, steps: Steps, data: Path | No
     with steps.step("Feast: feature views, services, point-in-time history"):
         repository = FeatureRepository(settings.feast_dir, store)
         repository.apply()
-        panel = repository.panel(sites=measured_sites or sorted(store.sites()))
+        others = sorted(set(store.sites()) - set(measured_sites))
+        if measured_sites:
+            panel = repository.panel(sites=measured_sites, beside=others if simulated else None)
+        else:
+            panel = repository.panel(sites=others)
     return Prepared(
         store=store,
         repository=repository,
         panel=panel,
-        measured=bool(measured_sites),
+        measured_sites=tuple(measured_sites),
         reliable_from_s=_reliable_from(domain, data),
     )
 

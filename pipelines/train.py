@@ -112,7 +112,7 @@ def train_domain(
     domain = DOMAINS[name]
     recipe = find_recipe(name, recipe_name, studies_url=settings.studies_url)
     steps = Steps(console)
-    prepared = prepare(domain, settings=settings, steps=steps, data=data)
+    prepared = prepare(domain, settings=settings, steps=steps, data=data, simulated=recipe.simulated_share > 0)
     models = tuple(
         _train_target(
             prepared,
@@ -148,7 +148,7 @@ def _train_target(
 ) -> TrainedModel:
     domain = prepared.domain
     with steps.step(f"Windows of {target.name}: train, validation weeks, last fifth for the test") as say:
-        splits = prepared.splits(target)
+        splits = prepared.splits(target, simulated_share=recipe.simulated_share, seed=recipe.seed)
         say(f"{len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,}, test {splits.test.span()}")
     tracking = Tracking(settings.tracking_uri)
     trained_on = {

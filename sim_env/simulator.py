@@ -52,10 +52,10 @@ SIMULATORS: Registry[Simulator[Any]] = Registry("simulator")
 
 
 @runtime_checkable
-class Conserving(Protocol[Scenario]):
+class Conserving(Protocol):
     """A simulator of something that cannot come from nowhere: vehicles, water."""
 
-    def imbalance(self, scenario: Scenario, *, rng: np.random.Generator) -> float:
+    def imbalance(self, scenario: Any, *, rng: np.random.Generator) -> float:
         """What went in and neither came out nor is there, over what went in; 0 for a sound simulator."""
 
 

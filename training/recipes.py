@@ -43,12 +43,15 @@ class Recipe:
         family: Model family.
         config: What the family takes.
         seed: Of everything random.
+        simulated_share: Share of simulated windows among those that train, where there are measured ones. 0: on the
+            published data they did not help (`benchmarks.sim_to_real`).
     """
 
     name: str
     family: str
     config: FamilyConfig
     seed: int = 0
+    simulated_share: float = 0.0
 
 
 def traffic_quick() -> Recipe:

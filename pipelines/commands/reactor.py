@@ -40,7 +40,7 @@ def reactor(
     """Run the reactor's digital twin: what should be, beside what is.
 
     It reads the Protobuf messages of the reactor's sensors (serving/messages/sensor_data.proto) from NATS JetStream,
-    PREFIX.temp and, as inputs of the model, PREFIX.flow and PREFIX.coolant. To each temperature it answers, behind PREFIX,
+    PREFIX.temp and, as inputs of the model, PREFIX.flow and PREFIX.coolant. To each temperature it answers on PREFIX and
 
         .temp.predicted           what the living model expected, one step ahead
         .concentration.predicted  the concentration, which nobody measures

@@ -1,17 +1,25 @@
 """GEKKO as the solver of a living model: one GEKKO object, kept from step to step, solved on this machine.
 
 L. D. R. Beal, D. C. Hill, R. A. Martin and J. D. Hedengren, GEKKO Optimization Suite, Processes 6 (8), 2018: orthogonal
-collocation on finite elements, here with three nodes (Radau, third order), solved by IPOPT as a dynamic simulation.
+collocation on finite elements, solved by IPOPT as a dynamic simulation. Three nodes lie at the beginning, the middle and
+the end of an element: the stability function is (1 + z/4) / (1 - 3z/4 + z^2/4), so an element of length h errs by
+h^3/24 |y'''|. The elements of a step are chosen by that, y''' being taken from native integration: few where the state
+changes slowly, many where the reactor ignites. What GEKKO solves on them are its own equations.
 
-Every solve is told the state that it starts from, the control and all parameters. GEKKO's own memory of the last step
-is thus a first guess and no more: a measured state takes effect, and a step that failed leaves nothing behind.
+Every solve is told the state that it starts from, the control and all parameters, and GEKKO's files of the solve before
+are taken away: a measured state takes effect, a step that failed leaves nothing behind, and a solver that crashed is not
+answered for by the results before (it crashes, silently, where it finds a file of another number of elements).
+
+Array names carry their axes: S states, P parameters, N times.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,14 +31,17 @@ import numpy as np
 from features.errors import StorageError
 from features.files import storage_errors
 from sim_env.process.differential import DifferentialProcess, FloatArray
-from sim_env.process.native import path
+from sim_env.process.native import rates_on_the_way
 from sim_env.process.system import ConvergenceError
 
-# The elements are the sub-steps of native integration at this precision: fine where the state changes fast.
-GRID_PRECISION = 1e-9
-MOST_ELEMENTS = 1000
 TIME_LIMIT_S = 10.0
+# What one element may add to the difference that a process tolerates.
+ELEMENT_SHARE = 0.02
+# More elements at once are hard for IPOPT where the state runs away; a longer step is solved in parts.
+MOST_ELEMENTS = 40
 
+_LOCAL_ERROR = 1.0 / 24.0
+_LAST_SOLVE = ("sim.t0", "ic.t0", "sim.dxdt", "results.json", "options.json")
 _MEMORY_FOLDER = Path("/dev/shm")
 _TEMPORARY_FOLDER = threading.Lock()
 
@@ -43,7 +54,7 @@ class GekkoSolver:
 
     Args:
         process: Its equations.
-        time_limit_s: Longest time that one solve may take [s].
+        time_limit_s: Longest time that one step may take [s].
     """
 
     def __init__(self, process: DifferentialProcess, *, time_limit_s: float = TIME_LIMIT_S) -> None:
@@ -60,23 +71,20 @@ class GekkoSolver:
             ConvergenceError: IPOPT found no solution, or not in time.
             StorageError: The folder of the solver cannot be written.
         """
-        time_N, guess_NS = path(
-            self._process,
-            state_S,
-            control,
-            parameter_P,
-            delta_time_s=delta_time_s,
-            precision=GRID_PRECISION,
-            most=MOST_ELEMENTS,
-        )
+        time_N = elements(self._process, state_S, control, parameter_P, delta_time_s=delta_time_s)
+        deadline_s = time.monotonic() + self._time_limit_s
         if self._alive is None:
-            self._alive = _GekkoObject(self._process, self._time_limit_s)
+            self._alive = _GekkoObject(self._process)
         try:
-            return self._alive.solve(time_N, guess_NS, control, parameter_P)
+            for first in range(0, len(time_N) - 1, MOST_ELEMENTS):
+                part_N = time_N[first : first + MOST_ELEMENTS + 1]
+                left_s = deadline_s - time.monotonic()
+                state_S = self._alive.solve(state_S, control, parameter_P, part_N - part_N[0], time_limit_s=left_s)
         except BaseException:
             # Whatever went wrong, a later step must not start from its remains.
             self.close()
             raise
+        return state_S
 
     def close(self) -> None:
         """Remove the GEKKO object with its folder."""
@@ -85,41 +93,70 @@ class GekkoSolver:
             self._alive = None
 
 
+def elements(
+    process: DifferentialProcess, state_S: FloatArray, control: float, parameter_P: FloatArray, *, delta_time_s: float
+) -> FloatArray:
+    """Times [s] from 0 to the step's end between which collocation errs evenly, and little enough.
+
+    Raises:
+        ConvergenceError: Native integration finds no solution.
+    """
+    time_N, rate_NS = rates_on_the_way(process, state_S, control, parameter_P, delta_time_s=delta_time_s)
+    if len(time_N) < 3:
+        return np.array([0.0, delta_time_s])
+    slope_NS = np.diff(rate_NS, axis=0) / np.diff(time_N)[:, None]
+    third_NS = 2.0 * np.diff(slope_NS, axis=0) / (time_N[2:] - time_N[:-2])[:, None]
+    allowed_S = ELEMENT_SHARE * np.array([process.tolerance[variable.name] for variable in process.states])
+    error_N = _LOCAL_ERROR * np.abs(third_NS / allowed_S).max(axis=1)
+    # Between two times, the worse of the estimates at both; at least one element in all.
+    error_N = np.maximum(np.append(error_N, error_N[-1]), np.append(error_N[0], error_N))
+    due_N = np.append(0.0, np.cumsum(np.maximum(np.cbrt(error_N), 1.0 / delta_time_s) * np.diff(time_N)))
+    count = math.ceil(due_N[-1] - 1e-9)
+    return np.interp(np.linspace(0.0, due_N[-1], count + 1), due_N, time_N)
+
+
 class _GekkoObject:
     """A built GEKKO model with its folder."""
 
-    def __init__(self, process: DifferentialProcess, time_limit_s: float) -> None:
+    def __init__(self, process: DifferentialProcess) -> None:
         from gekko import GEKKO
 
         self._process = process
         with storage_errors(Path(tempfile.gettempdir())), _folders_in_memory():
             self._model = GEKKO(remote=False)
-        self._remove = weakref.finalize(self, shutil.rmtree, self._model._path, ignore_errors=True)
+        self._folder = Path(self._model._path)
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         options = self._model.options
         options.IMODE, options.NODES, options.SOLVER, options.TIME_SHIFT = 4, 3, 3, 1
-        options.MAX_TIME = time_limit_s
         self._control = self._model.Param(process.control.default, name=process.control.name)
         self._parameters = {v.name: self._model.Param(v.default, name=v.name) for v in process.parameters}
         self._states = {v.name: self._model.Var(v.default, name=v.name) for v in process.states}
         rates = process.gekko_rates(self._model, self._states, self._control, self._parameters)
         self._model.Equations([self._states[name].dt() == rate for name, rate in rates.items()])
 
-    def solve(self, time_N: FloatArray, guess_NS: FloatArray, control: float, parameter_P: FloatArray) -> FloatArray:
+    def solve(
+        self,
+        state_S: FloatArray,
+        control: float,
+        parameter_P: FloatArray,
+        time_N: FloatArray,
+        *,
+        time_limit_s: float,
+    ) -> FloatArray:
         """The state at the last of the times."""
         # What only counts begins at 0, lest a large count cost the small change its digits.
-        counted_S = np.array([name in self._process.accumulated for name in self._states])
-        counted_from_S = np.where(counted_S, guess_NS[0], 0.0)
+        counted_S = np.where([name in self._process.accumulated for name in self._states], state_S, 0.0)
         self._model.time = time_N
+        self._model.options.MAX_TIME = max(time_limit_s, 0.0)
         self._control.value = control
         for parameter, value in zip(self._parameters.values(), parameter_P.tolist(), strict=True):
             parameter.value = value
-        for state, guess_N in zip(self._states.values(), (guess_NS - counted_from_S).T, strict=True):
-            state.value = guess_N.tolist()
+        for state, value in zip(self._states.values(), (state_S - counted_S).tolist(), strict=True):
+            state.value = value
         try:
-            for pattern in ("*.t0", "*.dxdt", "results.json", "options.json"):
-                for file in Path(self._model._path).glob(pattern):
-                    file.unlink()
-            with storage_errors(Path(self._model._path)):
+            with storage_errors(self._folder):
+                for name in _LAST_SOLVE:
+                    (self._folder / name).unlink(missing_ok=True)
                 self._model.solve(disp=False, debug=1)
         except StorageError:
             raise
@@ -128,7 +165,7 @@ class _GekkoObject:
         after_S = np.array([state.value[-1] for state in self._states.values()], dtype=np.float64)
         if self._model.options.APPSTATUS != 1 or not np.isfinite(after_S).all():
             raise self._failed(control, time_N, "no solution")
-        return after_S + counted_from_S
+        return after_S + counted_S
 
     def _failed(self, control: float, time_N: FloatArray, reason: str) -> ConvergenceError:
         said = " ".join(reason.split())[:200]

@@ -44,6 +44,7 @@ _STAGES = 7
 # Beside the rates of the stages: the state at a stage, which ends as the state after the sub-step.
 _WORK_ROWS = _STAGES + 1
 _FAILED = -1
+_MOST_ON_THE_WAY = 20_000
 
 
 def _advance(
@@ -188,30 +189,27 @@ class NativeSolver:
         """There is nothing to give back."""
 
 
-def path(
-    process: DifferentialProcess,
-    state_S: FloatArray,
-    control: float,
-    parameter_P: FloatArray,
-    *,
-    delta_time_s: float,
-    precision: float,
-    most: int,
+def rates_on_the_way(
+    process: DifferentialProcess, state_S: FloatArray, control: float, parameter_P: FloatArray, *, delta_time_s: float
 ) -> tuple[FloatArray, FloatArray]:
-    """The way through a step in the sub-steps that a precision asks for.
+    """How fast the states change along a step.
 
     Returns:
-        Times [s] from 0 on, (N,), and the states at them, (N, S).
+        Times [s] from 0 to the step's end, close where the rates bend, (N,), and the rates at them, (N, S).
 
     Raises:
-        ConvergenceError: There are more sub-steps than `most`, or there is no finite solution.
+        ConvergenceError: There are more sub-steps than are kept, or there is no finite solution.
     """
-    path_NS = np.empty((most, 1 + len(state_S)))
-    count = _integrate(process, np.array(state_S), control, parameter_P, delta_time_s, precision, path_NS)
-    if count > most:
-        raise _no_solution(process, control, most)
-    whole_NS = np.vstack([np.concatenate([[0.0], state_S]), path_NS[:count]])
-    return whole_NS[:, 0], whole_NS[:, 1:]
+    path_NS = np.empty((_MOST_ON_THE_WAY, 1 + len(state_S)))
+    count = _integrate(process, np.array(state_S), control, parameter_P, delta_time_s, PRECISION, path_NS)
+    if count > _MOST_ON_THE_WAY:
+        raise _no_solution(process, control, _MOST_ON_THE_WAY)
+    whole_NS = np.vstack([np.append(0.0, state_S), path_NS[:count]])
+    rate_NS = np.empty((len(whole_NS), len(state_S)))
+    rates = _kernels()[2](process.rates)
+    for here_S, rate_S in zip(whole_NS, rate_NS, strict=True):
+        rates(here_S[1:], control, parameter_P, rate_S)
+    return whole_NS[:, 0], rate_NS
 
 
 def _integrate(

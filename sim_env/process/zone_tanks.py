@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from features.domains.water import WATER
@@ -269,7 +270,7 @@ Step = Callable[[Array, Array], Array]
 def _native_tanks(area_Z: Array, height_Z: Array, level_Z: Array) -> Iterator[Step]:
     state_ZS = np.zeros((len(level_Z), len(WATER_TANK.states)))
     state_ZS[:, 0] = level_Z
-    fixed = {"area": area_Z, "height": height_Z, "outlet_coefficient": 0.0}
+    fixed: dict[str, npt.ArrayLike] = {"area": area_Z, "height": height_Z, "outlet_coefficient": 0.0}
 
     def step(inflow_Z: Array, draw_Z: Array) -> Array:
         nonlocal state_ZS

@@ -71,7 +71,7 @@ class TownScenario:
     week: int = 0
     hours: int = WEEK_HOURS
     growth_per_year: float = 0.05
-    noise: float = 0.08
+    noise: float = 0.16
     wetness: float = 1.0
     incidents_per_week: float = 4.0
     events_per_week: float = 0.5
@@ -189,8 +189,8 @@ def _rate(scenario: TownScenario, weather: dict[str, Array], rng: np.random.Gene
     slow_T = town[scenario.first_hour : scenario.first_hour + hours]
     own_PT = fade(rng.normal(size=(points, hours)), 0.8)
     soaked_T = 1.0 - np.exp(-weather["rainfall"] / 4.0)
-    grown_T = (1.0 + scenario.growth_per_year) ** years_T * (1.0 - 0.15 * soaked_T)
-    rate_PT: Array = _PEAK * shape_PT * grown_T * np.exp(scenario.noise * (0.6 * slow_T + 0.8 * own_PT))
+    grown_T = (1.0 + scenario.growth_per_year) ** years_T * (1.0 - 0.25 * soaked_T)
+    rate_PT: Array = _PEAK * shape_PT * grown_T * np.exp(scenario.noise * (0.8 * slow_T + 0.5 * own_PT))
     for _ in range(rng.poisson(scenario.events_per_week * hours / WEEK_HOURS)):
         point, day, hour = rng.integers(points), rng.integers(max(1, hours // 24)), rng.uniform(17.0, 21.0)
         on_day = np.arange(hours) // 24 == day
@@ -233,27 +233,27 @@ def make_scenario(
         InvalidParameterError: The controls' file or the start cannot be.
     """
     given: dict[str, Any] = {"mesoscopic": mesoscopic} | ({} if start is None else {"start": start})
-    if configuration is None and controls is None:
-        return TownScenario(**given | ({} if counters is None else {"counters": counters}))
+    if counters is not None:
+        given["counters"] = counters
     from sim_env.traffic.controls import read_controls
+
+    if controls is not None:
+        given["controls"] = read_controls(controls)
+    if configuration is None:
+        return TownScenario(**given)
     from sim_env.traffic.sumo.configuration import read_configuration
     from sim_env.traffic.sumo.network import read_network
     from sim_env.traffic.sumo.propose import propose_controls
 
-    if configuration is None:
-        return TownScenario(**given, controls=read_controls(controls), counters=counters or COUNTERS)
     network = read_network(read_configuration(configuration).net_file)
-    points = propose_controls(configuration) if controls is None else read_controls(controls)
-    names = busiest(points, network) if counters is None else counters
-    for name in names:
+    points = given.setdefault("controls", propose_controls(configuration))
+    for name in given.setdefault("counters", busiest(points, network)):
         network.position(name)
     return TownScenario(
         **given,
-        name=configuration.parent.name or configuration.stem,
+        name=configuration.resolve().parent.name,
         network=str(configuration.resolve()),
         network_hash=network.hash,
-        controls=points,
-        counters=names,
     )
 
 

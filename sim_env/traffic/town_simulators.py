@@ -40,7 +40,7 @@ class SumoTrafficSimulator:
         """The roads with a counter, with their lanes and the counters nearest to them."""
         edges = counted_edges(scenario)
         return [
-            _site(scenario, edge.name, edge, neighbours=_nearest(edge, edges), lanes=float(edge.lanes))
+            _site(scenario, edge.name, edge, neighbours=_nearest(edge, edges), attributes={"lanes": float(edge.lanes)})
             for edge in edges
         ]
 
@@ -77,7 +77,7 @@ class SumoDemandSimulator:
                 scenario,
                 control.control_id,
                 edges[control.edge_id],
-                **{BASELINE: control.baseline_veh_per_hour},
+                attributes={BASELINE: control.baseline_veh_per_hour},
             )
             for control in scenario.controls
         ]
@@ -161,7 +161,12 @@ def counted_edges(scenario: TownScenario) -> list[Edge]:
 
 
 def _site(
-    scenario: TownScenario, name: str, edge: Edge, *, neighbours: tuple[str, ...] = (), **attributes: float
+    scenario: TownScenario,
+    name: str,
+    edge: Edge,
+    *,
+    neighbours: tuple[str, ...] = (),
+    attributes: dict[str, float],
 ) -> Site:
     latitude, longitude = place(scenario, edge.name)
     return Site(

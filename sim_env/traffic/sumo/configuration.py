@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import xml.etree.ElementTree as ElementTree
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ _SYNONYMS = {
     **dict.fromkeys(("w", "weights"), "weight-files"),
     **dict.fromkeys(("m", "data-files"), "edgedata-files"),
 }
+_FILE_LISTS = ("net-file", "route-files", "additional-files")
 # Options whose values are files that SUMO reads, relative to the configuration.
 _READ_FILES = {
     "weight-files",
@@ -115,9 +117,6 @@ def read_configuration(path: Path) -> SumoConfiguration:
     )
 
 
-_FILE_LISTS = ("net-file", "route-files", "additional-files")
-
-
 def open_xml(path: Path) -> IO[bytes]:
     """Open a file that may be compressed with gzip, as SUMO may read it."""
     with path.open("rb") as stream:
@@ -135,17 +134,16 @@ def _root(path: Path) -> ElementTree.Element:
     """The root of the configuration; of a network, which may be large, the opening alone."""
     try:
         with open_xml(path) as stream:
-            root = None
-            for _, element in ElementTree.iterparse(stream, events=("start",)):
-                root = element if root is None else root
-                if root.tag == "net":
-                    break
-            assert root is not None, "a file without a root is no XML"
+            parsing = ElementTree.iterparse(stream, events=("start",))
+            root: ElementTree.Element = next(parsing)[1]
+            if root.tag != "net":
+                # The root is complete when its events are used up.
+                deque(parsing, maxlen=0)
             return root
-    except OSError as error:
+    except (OSError, EOFError) as error:
         raise EngineError(
             "The SUMO configuration cannot be read",
-            found=f"{path}: {error.strerror or error}",
+            found=f"{path}: {getattr(error, 'strerror', None) or error}",
             remedy="Give the path of a .sumocfg or .net.xml that exists.",
         ) from error
     except ElementTree.ParseError as error:

@@ -91,7 +91,7 @@ def _trips(path: Path) -> Iterator[_Trip]:
                     if edges:
                         yield _trip(element, edges)
                     element.clear()
-    except (ElementTree.ParseError, OSError, ValueError) as error:
+    except (ElementTree.ParseError, OSError, EOFError, ValueError) as error:
         raise EngineError(
             "A file of the SUMO configuration's demand is broken",
             found=f"{path}: {error}",

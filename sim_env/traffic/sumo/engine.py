@@ -161,11 +161,13 @@ class SumoEngine:
         self._perform(["slow", edge_id, factor])
 
     def close_lanes(self, edge_id: str, count: int = 1) -> None:
-        """Close an edge's rightmost lanes to all but emergency vehicles from now on; one stays open.
+        """Close lanes of an edge to all but emergency vehicles and buses from now on.
+
+        Closed are the rightmost lanes that can be missed: one stays open, and every way onto the edge and from it.
 
         Raises:
             EngineError: There is no such edge, or the engine is not running.
-            InvalidParameterError: The edge has not so many lanes that one could stay open.
+            InvalidParameterError: The edge has not so many lanes that can be missed.
         """
         self._perform(["close_lanes", edge_id, count])
 

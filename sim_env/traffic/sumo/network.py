@@ -6,8 +6,11 @@ Array names carry their axes: E edges.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.sax import SAXException
 
 import numpy as np
@@ -17,6 +20,7 @@ from sim_env.traffic.engine import Edge, EngineError, FloatArray, IntArray
 from sim_env.traffic.sumo.configuration import file_hash
 
 PASSENGER = "passenger"
+LaneLink = tuple[str, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,6 +34,7 @@ class RoadNetwork:
         lanes: Ids of each road's lanes for passenger cars, from the right.
         lane_speeds_mps: Their allowed speeds [m/s].
         following: For each road, the positions of the roads that may follow.
+        links: For each road, how its lanes lead on: own lane, the next road's position, and its lane.
         is_source: Whether vehicles enter the town here: nothing but a turn-round leads to the road.
         is_sink: Whether they leave it here.
     """
@@ -40,6 +45,7 @@ class RoadNetwork:
     lanes: tuple[tuple[str, ...], ...]
     lane_speeds_mps: tuple[tuple[float, ...], ...]
     following: tuple[IntArray, ...]
+    links: tuple[tuple[LaneLink, ...], ...]
     is_source: tuple[bool, ...]
     is_sink: tuple[bool, ...]
     _position: dict[str, int]
@@ -102,6 +108,31 @@ class RoadNetwork:
         order = candidates[np.argsort(times_E[candidates], kind="stable")]
         picks = np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))
         return tuple(self.edges[int(position)].name for position in order[picks])
+
+    def closable_lanes(self, edge_id: str, count: int, *, closed: Set[str]) -> tuple[str, ...] | None:
+        """Lanes of an edge whose closing cuts off no way onto it or from it, the rightmost if possible; None if none.
+
+        Args:
+            edge_id: The edge.
+            count: How many.
+            closed: Lanes that are closed already.
+        """
+        position = self.position(edge_id)
+        around = [(position, link) for link in self.links[position]]
+        around += [
+            (before, link)
+            for before, after in enumerate(self.following)
+            if position in after
+            for link in self.links[before]
+            if link[1] == position
+        ]
+        ways = {(begin, end) for begin, (_, end, _) in around}
+        for lanes in itertools.combinations(self.lanes[position], count):
+            shut = closed | set(lanes)
+            open_ways = {(begin, end) for begin, (own, end, other) in around if not shut & {own, other}}
+            if open_ways == ways:
+                return lanes
+        return None
 
     def _tree(self, first: int) -> tuple[FloatArray, IntArray]:
         if first not in self._trees:
@@ -171,11 +202,20 @@ def _read(path: Path, changed_ns: int, size: int) -> RoadNetwork:
             )
             for edge in usable
         ),
+        links=tuple(tuple(_links(edge, position)) for edge in usable),
         is_source=tuple(bool(edge.is_fringe(edge.getIncoming())) for edge in usable),
         is_sink=tuple(bool(edge.is_fringe(edge.getOutgoing())) for edge in usable),
         _position=position,
         _trees={},
     )
+
+
+def _links(edge: Any, position: Mapping[str, int]) -> Iterator[LaneLink]:
+    for after, connections in edge.getOutgoing().items():
+        for connection in connections:
+            own, other = connection.getFromLane(), connection.getToLane()
+            if after.getID() in position and own.allows(PASSENGER) and other.allows(PASSENGER):
+                yield own.getID(), position[after.getID()], other.getID()
 
 
 def _fastest(first: int, edges: tuple[Edge, ...], following: tuple[IntArray, ...]) -> tuple[FloatArray, IntArray]:

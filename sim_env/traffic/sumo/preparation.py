@@ -93,7 +93,7 @@ def _silent(path: Path, folder: Path, *, own_demand: bool) -> Path:
     try:
         with open_xml(path) as stream:
             root = ElementTree.parse(stream).getroot()
-    except (ElementTree.ParseError, OSError) as error:
+    except (ElementTree.ParseError, OSError, EOFError) as error:
         raise EngineError(
             "An additional file of the SUMO configuration is broken",
             found=f"{path}: {error}",

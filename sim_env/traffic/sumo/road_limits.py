@@ -10,8 +10,8 @@ from features.errors import InvalidParameterError
 from sim_env.traffic.engine import FloatArray
 from sim_env.traffic.sumo.network import PASSENGER, RoadNetwork
 
-# Vehicles that may use a closed lane: those who clear it.
-_CLEARING = ["authority", "emergency"]
+# Vehicles that may use a closed lane: those who clear it, and buses, which may have a stop there.
+_CLEARING = ["authority", "emergency", "bus"]
 
 
 class RoadLimits:
@@ -24,14 +24,14 @@ class RoadLimits:
     def __init__(self, network: RoadNetwork) -> None:
         self._network = network
         self._limit_E_mps = np.array([edge.speed_limit_mps for edge in network.edges], dtype=np.float64)
-        self._allowed: dict[str, list[str]] = {}
         self.clear()
 
     def clear(self) -> None:
         """Forget all incidents and the weather, as at a reset, which takes them back in SUMO too."""
         self.weather = 1.0
         self.slowed: dict[str, float] = {}
-        self.closed: dict[str, int] = {}
+        self._allowed: dict[str, list[str]] = {}
+        self.closed: dict[str, tuple[str, ...]] = {}
 
     @property
     def allowed_E_mps(self) -> FloatArray:
@@ -49,21 +49,22 @@ class RoadLimits:
         self._set_speed(domains, edge_id)
 
     def close_lanes(self, domains: Any, edge_id: str, count: int) -> None:
-        """Close an edge's rightmost lanes; one stays open."""
+        """Close lanes of an edge, the rightmost that can be missed."""
         lanes = self._network.lanes[self._network.position(edge_id)]
-        if not 1 <= count < len(lanes):
+        others = set(self._allowed) - set(lanes)
+        fits = 1 <= count < len(lanes)
+        # SUMO ends the whole run where a vehicle's way is cut off.
+        chosen = self._network.closable_lanes(edge_id, count, closed=others) if fits else None
+        if chosen is None:
             raise InvalidParameterError(
                 parameter="count",
                 provided=count,
                 allowed=f"1 to {len(lanes) - 1}" if len(lanes) > 1 else "none: the edge has a single lane",
-                fact=f"So many lanes of {edge_id} cannot be closed; one has to stay open",
+                fact=f"So many lanes of {edge_id} cannot be closed: none may be left, or a turn would be cut off",
                 remedy="Close fewer, or use `slow`.",
             )
         self._open(domains, edge_id)
-        for lane in lanes[:count]:
-            self._allowed.setdefault(lane, list(domains.lane.getAllowed(lane)))
-            domains.lane.setAllowed(lane, _CLEARING)
-        self.closed[edge_id] = count
+        self._shut(domains, edge_id, chosen)
 
     def release(self, domains: Any, edge_id: str) -> None:
         """Take an edge's incident back; without one nothing happens."""
@@ -83,7 +84,11 @@ class RoadLimits:
 
     def state(self) -> dict[str, Any]:
         """Plain values from which `put` goes on."""
-        return {"weather": self.weather, "slowed": dict(self.slowed), "closed": dict(self.closed)}
+        return {
+            "weather": self.weather,
+            "slowed": dict(self.slowed),
+            "closed": {edge_id: list(lanes) for edge_id, lanes in self.closed.items()},
+        }
 
     def put(self, domains: Any, state: dict[str, Any]) -> None:
         """Make it as `state` said, in a simulation that was just loaded."""
@@ -91,8 +96,8 @@ class RoadLimits:
         self.set_weather(domains, state["weather"])
         for edge_id, factor in state["slowed"].items():
             self.slow(domains, edge_id, factor)
-        for edge_id, count in state["closed"].items():
-            self.close_lanes(domains, edge_id, count)
+        for edge_id, lanes in state["closed"].items():
+            self._shut(domains, edge_id, tuple(lanes))
 
     def _factor(self, edge_id: str) -> float:
         return self.weather * self.slowed.get(edge_id, 1.0)
@@ -103,12 +108,15 @@ class RoadLimits:
         for lane, speed in zip(lanes, speeds, strict=True):
             domains.lane.setMaxSpeed(lane, speed * factor)
 
+    def _shut(self, domains: Any, edge_id: str, lanes: tuple[str, ...]) -> None:
+        for lane in lanes:
+            self._allowed[lane] = list(domains.lane.getAllowed(lane))
+            domains.lane.setAllowed(lane, _CLEARING)
+        self.closed[edge_id] = lanes
+
     def _open(self, domains: Any, edge_id: str) -> None:
-        if self.closed.pop(edge_id, None) is None:
-            return
-        for lane in self._network.lanes[self._network.position(edge_id)]:
-            if lane in self._allowed:
-                domains.lane.setAllowed(lane, self._allowed.pop(lane))
+        for lane in self.closed.pop(edge_id, ()):
+            domains.lane.setAllowed(lane, self._allowed.pop(lane))
 
 
 def _check_factor(name: str, factor: float) -> None:
