@@ -29,7 +29,15 @@ from features.errors import (
     UnknownNameError,
 )
 from serving.schemas import REQUEST_ID_LENGTH, ErrorContent, ErrorReply
+from serving.sessions.errors import (
+    SessionBusyError,
+    SessionExpiredError,
+    SessionLimitError,
+    SessionStoreError,
+    UnknownSessionError,
+)
 from serving.text import new_id, utc_text
+from sim_env.process.system import ConvergenceError
 
 _LOG = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 200
@@ -56,9 +64,15 @@ STATUS_OF: tuple[tuple[type[TowncastError], str, int], ...] = (
     (InvalidParameterError, "INVALID_PARAMETER", 400),
     (MalformedBodyError, "MALFORMED_JSON", 400),
     (UnknownNameError, "UNKNOWN_NAME", 404),
+    (UnknownSessionError, "UNKNOWN_SESSION", 404),
+    (SessionBusyError, "SESSION_BUSY", 409),
+    (SessionExpiredError, "SESSION_EXPIRED", 410),
     (BodyTooLargeError, "BODY_TOO_LARGE", 413),
     (MediaTypeError, "UNSUPPORTED_MEDIA_TYPE", 415),
+    (ConvergenceError, "NO_SOLUTION", 422),
     (NotReadyError, "NOT_READY", 503),
+    (SessionLimitError, "TOO_MANY_SESSIONS", 503),
+    (SessionStoreError, "SESSIONS_UNAVAILABLE", 503),
     (RuntimeUnavailableError, "RUNTIME_UNAVAILABLE", 503),
     (NotEnoughDataError, "NOT_ENOUGH_DATA", 503),
     (DataError, "DATA_UNAVAILABLE", 503),

@@ -34,6 +34,12 @@ class ServingSettings(StorageSettings):
         stale_after_h: Age of the last reading beyond which a forecast starts from it and says so [h].
         nearest_within_km: How far a site may be from the coordinates of a request [km].
         confidence: Probability of the interval in a reply.
+        sessions_redis_url: Redis that keeps the sessions of simulations, such as `redis://localhost:6379/0`; empty
+            keeps them in the memory of the process.
+        session_ttl_s: How long a session lives after its last use [s].
+        session_limit: Most sessions at once.
+        session_history_limit: Newest steps that a session's history keeps; some 0.5 kB each.
+        session_log_limit: Newest entries that a session's log keeps.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +57,11 @@ class ServingSettings(StorageSettings):
     stale_after_h: float = Field(default=6.0, ge=0)
     nearest_within_km: float = Field(default=50.0, gt=0)
     confidence: float = Field(default=0.95, gt=0, lt=1)
+    sessions_redis_url: Annotated[str, Field(pattern=r"^$|^(redis|rediss|unix)://")] = ""
+    session_ttl_s: float = Field(default=3600.0, gt=0, le=31536000)
+    session_limit: int = Field(default=1000, ge=1)
+    session_history_limit: int = Field(default=1000, ge=1, le=100000)
+    session_log_limit: int = Field(default=200, ge=1, le=100000)
 
     @field_validator("domains", mode="before")
     @classmethod

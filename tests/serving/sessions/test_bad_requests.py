@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from sim_env.process import PROCESSES
+
 UNKNOWN_ID = "123e4567-e89b-12d3-a456-426614174000"
 
 
@@ -61,12 +63,14 @@ def test_a_step_that_cannot_be_changes_nothing(simulations: Any, session_id: str
 
 
 def test_a_value_out_of_range_is_answered_with_the_range(simulations: Any, session_id: str) -> None:
+    process = PROCESSES["water_tank"]
+    area = next(variable for variable in process.parameters if variable.name == "area")
     body = {"session_id": session_id, "control_input": 10.0, "delta_time": 1e9}
     error = error_of(simulations.request("POST", "/simulate/step", json=body), status=400, code="INVALID_PARAMETER")
-    assert error["message"] == "Invalid delta_time. Must be 0.001 to 3600 s"
+    assert error["message"] == f"Invalid delta_time. Must be 0.001 to {process.longest_step_s:g} s"
     body = {"session_id": session_id, "params": {"area": -1.0}}
     error = error_of(simulations.request("PATCH", "/simulate/params", json=body), status=400, code="INVALID_PARAMETER")
-    assert error["message"] == "Invalid params.area. Must be 2 to 10000 m2"
+    assert error["message"] == f"Invalid params.area. Must be {area.lower:g} to {area.upper:g} m2"
 
 
 PARAMS = [
