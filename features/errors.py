@@ -22,6 +22,16 @@ class TowncastError(Exception):
         middle = "" if found is None else f" (found: {found})"
         super().__init__(f"{fact}{middle}. {remedy}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross from worker processes: they are copied as they are, not made anew from their message."""
+        return _copied, (type(self), self.args, self.__dict__)
+
+
+def _copied(kind: type[TowncastError], args: tuple[Any, ...], state: dict[str, Any]) -> TowncastError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class InvalidParameterError(TowncastError):
     """A request names a value outside what is allowed.

@@ -1,7 +1,9 @@
 """Every traffic engine keeps its promises."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ from sim_env.engine_check import check_engine
 from sim_env.simulator import SimulatorError
 from sim_env.traffic.engine import TRAFFIC_ENGINES, TrafficEngine, TrafficState
 from sim_env.traffic.mock_engine import MockEngine
+from sim_env.traffic.sumo import SumoEngine, propose_controls
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -19,8 +22,26 @@ def test_the_mock_engine_keeps_its_promises(seed: int) -> None:
     check_engine(MockEngine(), seed=seed, duration_s=5.0 * 60)
 
 
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three crossings by three with signals, and roads out of town, as SUMO's own generator makes them."""
+    import sumo
+
+    path = tmp_path_factory.mktemp("net") / "grid.net.xml"
+    words = "--grid --grid.number=3 --grid.length=150 --grid.attach-length=100 --default-junction-type=traffic_light"
+    program = Path(sumo.SUMO_HOME) / "bin" / "netgenerate"
+    subprocess.run([program, *words.split(), f"--output-file={path}"], check=True, capture_output=True)
+    return path
+
+
+@pytest.mark.parametrize(("link", "mesoscopic"), [("libsumo", False), ("libsumo", True), ("traci", False)])
+def test_sumo_keeps_its_promises(grid: Path, link: Literal["libsumo", "traci"], mesoscopic: bool) -> None:
+    controls = propose_controls(grid, most=4)
+    check_engine(SumoEngine(grid, controls, link=link, mesoscopic=mesoscopic), seed=3)
+
+
 def test_engines_are_found_by_name() -> None:
-    assert TRAFFIC_ENGINES["mock"] is MockEngine
+    assert (TRAFFIC_ENGINES["mock"], TRAFFIC_ENGINES["sumo"]) == (MockEngine, SumoEngine)
 
 
 class Miscounting(MockEngine):
