@@ -6,11 +6,14 @@ READY := $(VENV)/.ready
 DOMAIN ?= traffic
 RECIPE ?= quick
 TRIALS ?= 100
+KIND ?= traffic
+SCENARIOS ?= 30
+ENGINE ?= mock
 # Idle OpenMP threads that spin take whole cores: the largest slow-down on small machines.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train tune report cards promote rollback serve mlflow-ui test check bench clean
+.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check proto bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +31,9 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY) ## train, judge and register (DOMAIN=traffic RECIPE=quick DATA=folder)
 	$(BIN)/towncast train $(DOMAIN) --recipe $(RECIPE) $(if $(DATA),--data $(DATA))
+
+simulate: $(READY) ## roll out simulators into the store and Feast (KIND=traffic|process SCENARIOS=30)
+	$(BIN)/towncast simulate $(KIND) --scenarios $(SCENARIOS)
 
 tune: $(READY) ## search for a better recipe (DOMAIN=traffic RECIPE=quick TRIALS=100 DATA=folder); goes on if stopped
 	$(BIN)/towncast tune $(DOMAIN) --recipe $(RECIPE) --trials $(TRIALS) $(if $(DATA),--data $(DATA))
@@ -47,10 +53,16 @@ rollback: $(READY) ## make the champion before the present one champion again (D
 serve: $(READY) ## answer POST /predict/traffic, /pollution, /water and /demand on http://127.0.0.1:8000
 	$(BIN)/towncast serve
 
+twin: $(READY) ## run the live traffic twin and show it on http://127.0.0.1:8765 (ENGINE=mock|sumo)
+	$(BIN)/towncast twin --engine $(ENGINE)
+
+reactor: $(READY) ## follow a reactor over NATS JetStream, on nats://127.0.0.1:4222
+	$(BIN)/towncast reactor
+
 mlflow-ui: $(READY) ## open MLflow on http://127.0.0.1:5000
 	$(BIN)/towncast mlflow-ui
 
-test: $(READY) java ## style, types, layers and all tests
+test: $(READY) services ## style, types, layers and all tests
 	$(MAKE) check
 	@# A file's tests stay together: they share what is dear to set up.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -61,11 +73,19 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.PHONY: java
-java:
-	@command -v java >/dev/null || { echo "TorchServe needs Java 17: installing it"; \
-	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -qq -y openjdk-17-jre-headless; \
-	  else sudo apt-get update -qq && sudo apt-get install -qq -y openjdk-17-jre-headless; fi; }
+proto: $(READY) ## generate the Protobuf code again
+	$(BIN)/python -m serving.messages.generate
+
+.PHONY: services
+services: # what the tests start for themselves: Java for TorchServe, a browser, brokers
+	@missing=""; \
+	command -v java >/dev/null || missing="$$missing openjdk-17-jre-headless"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	command -v nats-server >/dev/null || missing="$$missing nats-server"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	if [ -n "$$missing" ]; then echo "The tests need:$$missing. Installing"; \
+	  if [ "$$(id -u)" = 0 ]; then root=""; else root=sudo; fi; \
+	  $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; fi
 
 bench: $(READY) ## run every benchmark and renew benchmarks/RESULTS.md (DATA=folder)
 	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))

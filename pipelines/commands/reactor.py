@@ -40,7 +40,7 @@ def reactor(
     """Run the reactor's digital twin: what should be, beside what is.
 
     It reads the Protobuf messages of the reactor's sensors (serving/messages/sensor_data.proto) from NATS JetStream,
-    PREFIX.temp and, as inputs of the model, PREFIX.flow and PREFIX.coolant. To each temperature it answers on PREFIX and
+    PREFIX.temp and, as inputs of the model, PREFIX.flow and PREFIX.coolant. It answers each temperature on PREFIX and
 
         .temp.predicted           what the living model expected, one step ahead
         .concentration.predicted  the concentration, which nobody measures
@@ -115,6 +115,8 @@ def _demo_broker(console: Console) -> Iterator[str]:
 
 async def _run_twin(settings: ReactorSettings, console: Console, *, demo: bool) -> Tally:
     """Run the twin, and the plant of a demonstration, until a signal ends both."""
+    import asyncio
+
     from serving.reactor_twin.service import ReactorService
     from sim_env.process import PROCESSES
 
@@ -125,6 +127,8 @@ async def _run_twin(settings: ReactorSettings, console: Console, *, demo: bool) 
             await service.run(stop)
 
     async def plant(stop: asyncio.Event) -> None:
+        while not (service.opened.is_set() or stop.is_set()):
+            await asyncio.sleep(0.1)
         await _publish(settings, stop, rate_hz=10.0, fouls_after_s=60.0, seed=0)
 
     await _until_signal([work, plant] if demo else [work])

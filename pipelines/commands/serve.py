@@ -24,7 +24,7 @@ def serve(
         bool, typer.Option(help="Host the models in TorchServe, where Java is there; it joins when it is ready.")
     ] = True,
 ) -> None:
-    """Answer forecasts over HTTP, with the champions of the registry, of every domain that has one.
+    """Answer forecasts over HTTP, with the champions of the registry, of every domain that has one; and simulations.
 
     The API answers in process from its first second. Where Java is installed, TorchServe starts beside it and takes
     over when it is ready; when it is down, the API answers in process again and says so in each reply. Ctrl-C stops
@@ -56,11 +56,11 @@ def serve(
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
     with console.status("Loading the champions"):
         artifacts, missing = champions(settings)
-    versions = ", ".join(artifact.model_version for artifact in artifacts)
+    versions = ", ".join(artifact.model_version for artifact in artifacts) or "simulations alone, no forecasts yet"
     console.print(f"[bold]{versions}[/bold] on http://{settings.host}:{settings.port}/docs", soft_wrap=True)
-    for error in missing if settings.domains else ():
+    for error in missing if settings.domains else missing[: not artifacts]:
         console.print(f"[yellow]{escape(error.fact)}.[/yellow] {escape(error.remedy)}", soft_wrap=True)
-    server = _choose_torchserve(settings, artifacts, console)
+    server = _choose_torchserve(settings, artifacts, console) if artifacts else None
     if server is None:
         _run(settings, lambda loaded: contextlib.nullcontext())
     else:

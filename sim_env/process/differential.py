@@ -153,9 +153,7 @@ def allowed_number(value: float, lower: float, upper: float, *, name: str, unit:
     )
 
 
-def _known(
-    values: Mapping[str, float], variables: tuple[Variable, ...], *, kind: str, prefix: str
-) -> dict[str, float]:
+def _known(values: Mapping[str, float], variables: tuple[Variable, ...], *, kind: str, prefix: str) -> dict[str, float]:
     by_name = {variable.name: variable for variable in variables}
     checked = {}
     for name, value in values.items():

@@ -1,166 +1,23 @@
-"""Native integration: an adaptive Runge-Kutta method, compiled by Numba, for living models and for bulk rollouts.
+"""Native integration in compiled code: the solver of living models, and whole rollouts at once.
 
-The method is the pair of orders 5 and 4 of J. R. Dormand and P. J. Prince (A family of embedded Runge-Kutta formulae,
-Journal of Computational and Applied Mathematics 6, 1980), with the step control of E. Hairer, S. P. Norsett and
-G. Wanner, Solving Ordinary Differential Equations I, section II.4. Each held control is begun anew with the whole time
-as the first sub-step, so a step depends on nothing but what it is given: living and bulk form agree to the last bit.
+Both go through the same kernel, one step being one call of it: living and bulk form agree to the last bit.
 
-Array names carry their axes: B runs, T steps, S states, P parameters, K stages, N sub-steps.
+Array names carry their axes: B runs, T steps, S states, P parameters, N sub-steps.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from features.errors import InvalidParameterError
-from sim_env.process.differential import DifferentialProcess, FloatArray, Rates, allowed_number, known_variable
+from sim_env.process.differential import DifferentialProcess, FloatArray, allowed_number, known_variable
+from sim_env.process.runge_kutta import FAILED, MOST_ON_THE_WAY, MOST_SUBSTEPS, PRECISION, WORK_ROWS, kernels
 from sim_env.process.system import ConvergenceError, Process, Variable
-
-# Largest local error, relative to a state, or in its own unit where it is near zero.
-PRECISION = 1e-11
-# A step that needs more sub-steps than these is stiffer than an explicit method should be asked to solve.
-MOST_SUBSTEPS = 1_000_000
-
-_IntArray = npt.NDArray[np.int64]
-_STAGE_KK = np.array(
-    [
-        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-        [1 / 5, 0.0, 0.0, 0.0, 0.0, 0.0],
-        [3 / 40, 9 / 40, 0.0, 0.0, 0.0, 0.0],
-        [44 / 45, -56 / 15, 32 / 9, 0.0, 0.0, 0.0],
-        [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729, 0.0, 0.0],
-        [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656, 0.0],
-        [35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
-    ]
-)
-_ERROR_K = np.array([71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
-_STAGES = 7
-# Beside the rates of the stages: the state at a stage, which ends as the state after the sub-step.
-_WORK_ROWS = _STAGES + 1
-_FAILED = -1
-_MOST_ON_THE_WAY = 20_000
-
-
-def _advance(
-    rates: Rates,
-    state_S: FloatArray,
-    control: float,
-    parameter_P: FloatArray,
-    time_s: float,
-    precision: float,
-    work_KS: FloatArray,
-    path_NS: FloatArray,
-) -> int:
-    """Take a state over a time, in place; `path_NS` gets time and state of the first sub-steps. Number of sub-steps."""
-    rates(state_S, control, parameter_P, work_KS[0])
-    trial_S = work_KS[_STAGES]
-    left_s, substep_s, accepted = time_s, time_s, 0
-    for _ in range(MOST_SUBSTEPS):
-        for stage in range(1, _STAGES):
-            for state in range(state_S.size):
-                slope = 0.0
-                for earlier in range(stage):
-                    slope += _STAGE_KK[stage, earlier] * work_KS[earlier, state]
-                trial_S[state] = state_S[state] + substep_s * slope
-            rates(trial_S, control, parameter_P, work_KS[stage])
-        worst = 0.0
-        for state in range(state_S.size):
-            error = 0.0
-            for stage in range(_STAGES):
-                error += _ERROR_K[stage] * work_KS[stage, state]
-            size = max(abs(state_S[state]), abs(trial_S[state]))
-            ratio = abs(substep_s * error) / (precision * (1.0 + size))
-            # Not a number counts as too large.
-            worst = ratio if not ratio <= worst else worst
-        if worst <= 1.0:
-            left_s -= substep_s
-            recorded = accepted < len(path_NS)
-            if recorded:
-                path_NS[accepted, 0] = time_s - left_s
-            for state in range(state_S.size):
-                state_S[state] = trial_S[state]
-                if recorded:
-                    path_NS[accepted, 1 + state] = trial_S[state]
-                # The last stage is the first of the next sub-step.
-                work_KS[0, state] = work_KS[_STAGES - 1, state]
-            accepted += 1
-            if left_s <= 0.0:
-                return accepted
-        factor = 5.0 if worst < 1e-4 else 0.9 * worst**-0.2
-        substep_s = min(left_s, substep_s * (factor if factor >= 0.1 else 0.1))
-    return _FAILED
-
-
-def _roll(
-    advance: Callable[..., int],
-    rates: Rates,
-    state_BS: FloatArray,
-    control_BT: FloatArray,
-    parameter_BTP: FloatArray,
-    time_s: float,
-    precision: float,
-    state_BTS: FloatArray,
-    failed_B: _IntArray,
-) -> None:
-    """Take every run over all its steps; a run that fails leaves the number of the step in `failed_B`."""
-    runs, steps, parameters = parameter_BTP.shape
-    parameter_P = np.empty(parameters)
-    work_KS = np.empty((_WORK_ROWS, state_BS.shape[1]))
-    state_S = np.empty(state_BS.shape[1])
-    nowhere_NS = np.empty((0, 0))
-    for run in range(runs):
-        state_S[:] = state_BS[run]
-        for step in range(steps):
-            parameter_P[:] = parameter_BTP[run, step]
-            control = control_BT[run, step]
-            if advance(rates, state_S, control, parameter_P, time_s, precision, work_KS, nowhere_NS) < 0:
-                failed_B[run] = step
-                break
-            state_BTS[run, step] = state_S
-
-
-@functools.cache
-def _kernels() -> tuple[Callable[..., int], Callable[..., None], Callable[[Rates], Rates]]:
-    """`_advance`, `_roll` and a compiler of rates. The rates come in by pointer, so the first two compile once for all."""
-    from numba import float64, int64, types
-
-    row, table = float64[::1], float64[:, ::1]
-    rates_type = types.FunctionType(types.void(row, float64, row, row))
-    advance_signature = int64(rates_type, row, float64, row, float64, float64, table, table)
-    roll_signature = types.void(
-        types.FunctionType(advance_signature),
-        rates_type,
-        types.Array(float64, 2, "A", readonly=True),
-        types.Array(float64, 2, "A", readonly=True),
-        types.Array(float64, 3, "A", readonly=True),
-        float64,
-        float64,
-        float64[:, :, ::1],
-        int64[::1],
-    )
-    return (
-        _compiled(_advance, advance_signature),
-        _compiled(_roll, roll_signature),
-        functools.cache(lambda rates: _compiled(rates, rates_type.signature)),
-    )
-
-
-def _compiled(function: Callable[..., Any], signature: Any) -> Any:
-    """Machine code of the function, kept on disk where Numba finds a folder that it may write."""
-    from numba import njit
-
-    try:
-        return njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError as error:
-        if "no locator available" not in str(error):
-            raise
-        return njit(signature, nogil=True)(function)
 
 
 class NativeSolver:
@@ -200,16 +57,11 @@ def rates_on_the_way(
     Raises:
         ConvergenceError: There are more sub-steps than are kept, or there is no finite solution.
     """
-    path_NS = np.empty((_MOST_ON_THE_WAY, 1 + len(state_S)))
-    count = _integrate(process, np.array(state_S), control, parameter_P, delta_time_s, PRECISION, path_NS)
-    if count > _MOST_ON_THE_WAY:
-        raise _no_solution(process, control, _MOST_ON_THE_WAY)
-    whole_NS = np.vstack([np.append(0.0, state_S), path_NS[:count]])
-    rate_NS = np.empty((len(whole_NS), len(state_S)))
-    rates = _kernels()[2](process.rates)
-    for here_S, rate_S in zip(whole_NS, rate_NS, strict=True):
-        rates(here_S[1:], control, parameter_P, rate_S)
-    return whole_NS[:, 0], rate_NS
+    way_NS = np.empty((MOST_ON_THE_WAY + 1, 1 + len(state_S)))
+    count = _integrate(process, np.array(state_S), control, parameter_P, delta_time_s, PRECISION, way_NS)
+    if count > MOST_ON_THE_WAY:
+        raise _no_solution(process, control, MOST_ON_THE_WAY)
+    return way_NS[: count + 1, 0], way_NS[: count + 1, 1:]
 
 
 def _integrate(
@@ -219,13 +71,13 @@ def _integrate(
     parameter_P: FloatArray,
     time_s: float,
     precision: float,
-    path_NS: FloatArray,
+    way_NS: FloatArray,
 ) -> int:
-    advance, _, compiled_rates = _kernels()
-    work_KS = np.empty((_WORK_ROWS, state_S.size))
-    rates = compiled_rates(process.rates)
-    count = advance(rates, state_S, control, parameter_P, time_s, precision, work_KS, path_NS)
-    if count == _FAILED or not np.isfinite(state_S).all():
+    code = kernels()
+    work_KS = np.empty((WORK_ROWS, state_S.size))
+    rates = code.compiled_rates(process.rates)
+    count = code.advance(rates, state_S, control, parameter_P, time_s, precision, work_KS, way_NS)
+    if count == FAILED or not np.isfinite(state_S).all():
         raise _no_solution(process, control, MOST_SUBSTEPS)
     return count
 
@@ -285,23 +137,23 @@ def _deal(
     time_s: float,
     threads: int,
 ) -> FloatArray:
-    advance, kernel, compiled_rates = _kernels()
-    rates = compiled_rates(process.rates)
+    code = kernels()
+    rates = code.compiled_rates(process.rates)
     state_BTS = np.empty((*control_BT.shape, len(process.states)))
-    failed_B = np.full(len(control_BT), _FAILED, dtype=np.int64)
+    failed_B = np.full(len(control_BT), FAILED, dtype=np.int64)
 
     def work(part: slice) -> None:
         arrays = state_BS[part], control_BT[part], parameter_BTP[part]
-        kernel(advance, rates, *arrays, time_s, PRECISION, state_BTS[part], failed_B[part])
+        code.roll(code.advance, rates, *arrays, time_s, PRECISION, state_BTS[part], failed_B[part])
 
     edges = np.linspace(0, len(control_BT), threads + 1).astype(int).tolist()
-    parts = [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [slice(first, last) for first, last in itertools.pairwise(edges)]
     if threads == 1:
         work(parts[0])
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, parts))
-    failed = np.flatnonzero(failed_B != _FAILED)
+    failed = np.flatnonzero(failed_B != FAILED)
     if failed.size:
         run = int(failed[0])
         step = int(failed_B[run])
@@ -335,7 +187,13 @@ def _allowed_array(values: npt.ArrayLike, variables: tuple[Variable, ...], *, na
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise _misfit(name, values, "numbers") from None
+        raise InvalidParameterError(
+            parameter=name,
+            provided=np.asarray(values).tolist(),
+            allowed="numbers",
+            fact=f"{name} is not made of numbers",
+            remedy="Give it as numbers.",
+        ) from None
     if array.ndim == 0 or array.shape[-1] != len(variables):
         raise _misfit(name, array.shape, f"{len(variables)} values in the last axis")
     lower = np.array([variable.lower for variable in variables])
@@ -366,9 +224,7 @@ def _check_ceilings(process: DifferentialProcess, state_BS: FloatArray, paramete
         ceiling_BT = parameter_BTP[:, :, names.index(high)]
         over = np.flatnonzero(state_BS[:, states.index(low)] > ceiling_BT.min(axis=1, initial=np.inf))
         for run in over[:1].tolist():
-            process.check_ceilings(
-                {low: float(state_BS[run, states.index(low)])}, {high: float(ceiling_BT[run].min())}
-            )
+            process.check_ceilings({low: float(state_BS[run, states.index(low)])}, {high: float(ceiling_BT[run].min())})
 
 
 def _bounded(process: DifferentialProcess, state_BTS: FloatArray, parameter_BTP: FloatArray) -> FloatArray:

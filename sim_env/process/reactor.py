@@ -8,8 +8,9 @@ energy, volume and densities being constant,
 
 The same equations and constants are the CSTR benchmark of APMonitor (J. D. Hedengren). The book gives the constants per
 minute and litre (q 100 L/min, k0 7.2e10 1/min, UA 5e4 J/(min K), V 100 L); here they are per second. With the coolant
-at 300 K there are three steady states: one at 324.5 K and 877 mol/m3 where all begins, an unstable one at 350 K and
-500 mol/m3, and a hot one.
+at 300 K there are three steady states: a stable one at 324.5 K and 877 mol/m3, where all begins, and unstable ones at
+350 K (the book's nominal point, 500 mol/m3) and 369.7 K. From 304 K on the reactor
+ignites, at 305 K again and again.
 """
 
 from __future__ import annotations
@@ -71,10 +72,10 @@ REACTOR = DifferentialProcess(
         _parameter("feed_concentration", "mol/m3", 1000.0, 0.0, 2000.0, "concentration of A in the feed"),
         _parameter("volume", "m3", 100.0 / _LITRES_PER_M3, 0.02, 10.0, "volume of the reactor's content"),
         _parameter("density", "kg/m3", 1000.0, 700.0, 1500.0, "density of the content"),
-        _parameter("heat_capacity", "J/(kg K)", 239.0, 200.0, 5000.0, "specific heat capacity of the content"),
+        _parameter("heat_capacity", "J/(kg K)", 239.0, 150.0, 5000.0, "specific heat capacity of the content"),
         _parameter("reaction_heat", "J/mol", 5e4, 0.0, 1e5, "heat that a mole of A sets free, -dH"),
-        _parameter("activation_temperature", "K", 8750.0, 5000.0, 15000.0, "activation energy over gas constant, E/R"),
-        _parameter("rate_constant", "1/s", 7.2e10 / _MINUTE_S, 0.0, 1e12, "rate constant, k0"),
+        _parameter("activation_temperature", "K", 8750.0, 7000.0, 12000.0, "activation energy over gas constant, E/R"),
+        _parameter("rate_constant", "1/s", 7.2e10 / _MINUTE_S, 0.0, 2e10, "rate constant, k0"),
         _parameter("heat_transfer", "W/K", 5e4 / _MINUTE_S, 0.0, 1e5, "heat transfer to the jacket, UA"),
     ),
     longest_step_s=600.0,

@@ -5,16 +5,16 @@ The balance of volume, A being the area of the surface and h the level:
     A dh/dt = inflow - outflow - draw - overflow.
 
 - Outflow: Torricelli's law, k sqrt(h), k holding the outlet's area, its discharge coefficient and sqrt(2 g). Below
-  centimetres the root is smoothed as in Modelica.Fluid.Utilities.regRoot, h / (h^2 + d^2)^(1/4): within 1 % from 5 cm on.
+  centimetres the root is smoothed as in Modelica.Fluid.Utilities.regRoot, h / (h^2 + d^2)^(1/4): within 1 % from 5 cm.
 - Draw: what a zone asks for, delivered in full until the level falls to the pipe's mouth, where it fades with
-  tanh(h / 5 cm); more than half a metre above it nothing is missing that can be measured (1 - 4e-9).
-- Overflow: a weir over the tank's whole uppermost tenth, c head^(3/2) (Poleni's formula). It is built, as such weirs
-  are, to carry the largest inflow when the water stands at the brim. The head begins smoothly (within a millimetre).
+  tanh(h / 5 cm); half a metre above it, all but 4e-9 of it comes.
+- Overflow: a weir over the tank's uppermost tenth, c head^(3/2) (Poleni's formula). It is built, as such weirs are, to
+  carry the largest inflow when the water stands at the brim. The head begins smoothly (within a millimetre).
 
-So an empty tank gives nothing, and a brimful one spills whatever comes: level and volumes stay within their bounds by the
-equations alone, the same ones for GEKKO and for native integration, without events.
+So an empty tank gives nothing, and a brimful one spills whatever comes: the level stays within its bounds by the
+equations alone, the same smooth ones for GEKKO and for native integration, without events.
 
-Four states count the volumes; inflow x time = outflow + draw + overflow + A x change of level, to rounding.
+Three states count the volumes that left: inflow x time = outflow + draw + overflow + A x rise of the level.
 """
 
 from __future__ import annotations
@@ -78,7 +78,12 @@ WATER_TANK = DifferentialProcess(
         _volume("overflow_volume", "volume that was spilt"),
     ),
     control=Variable(
-        name="inflow", unit="L/s", default=10.0, lower=0.0, upper=LARGEST_INFLOW_L_PER_S, description="flow into the tank"
+        name="inflow",
+        unit="L/s",
+        default=10.0,
+        lower=0.0,
+        upper=LARGEST_INFLOW_L_PER_S,
+        description="flow into the tank",
     ),
     parameters=(
         Variable(name="area", unit="m2", default=10.0, lower=2.0, upper=10_000.0, description="area of the surface"),

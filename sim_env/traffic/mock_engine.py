@@ -239,7 +239,7 @@ def small_town() -> StreetNetwork:
 def ramp_controls() -> tuple[Control, ...]:
     """The four ramps of `sim_env.traffic.control_points`, on the ramps of `small_town`.
 
-    Half of the vehicles cross the town, the others end on one of its streets.
+    Of each ramp's vehicles some cross the town and others end on its streets, so that no street stays empty.
     """
     streets = [edge.name for edge in small_town().edges if edge.name[0] not in "EX"]
     return tuple(
@@ -247,7 +247,7 @@ def ramp_controls() -> tuple[Control, ...]:
             control_id=ramp.name,
             edge_id=f"E{number}",
             baseline_veh_per_hour=ramp.baseline_veh_per_hour,
-            destinations=(*(f"X{other}" for other in range(1, 5) if other != number), *streets[number::8]),
+            destinations=(*(f"X{other}" for other in range(1, 5) if other != number), *streets[number::5]),
         )
         for number, ramp in enumerate(AUSTIN_RAMPS, start=1)
     )

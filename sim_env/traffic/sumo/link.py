@@ -65,7 +65,7 @@ class LibsumoLink:
         """
         if self.domains is None:
             library = _libsumo()
-            self._take()
+            self._take(library)
             self.domains = library
         with self.failures(), _captured_output() as told:
             try:
@@ -112,12 +112,17 @@ class LibsumoLink:
             LibsumoLink._taken.release()
 
     @staticmethod
-    def _take() -> None:
-        # A forked child inherits the lock, but not the engine that took it.
+    def _take(library: Any) -> None:
+        # A forked child inherits the lock and a copy of the simulation, but not the engine that holds them.
         inherited = LibsumoLink._owner_pid not in (0, os.getpid())
         if inherited:
             LibsumoLink._taken = threading.Lock()
-        if not LibsumoLink._taken.acquire(blocking=False):
+        taken = LibsumoLink._taken.acquire(blocking=False)
+        # Somebody may have started the library without us.
+        if taken and not inherited and library.isLoaded():
+            LibsumoLink._taken.release()
+            taken = False
+        if not taken:
             raise EngineError(
                 "This process runs a SUMO engine already, and its library knows one simulation",
                 found=f"process {os.getpid()}",
@@ -138,11 +143,6 @@ class TraciLink:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._edge_ids: tuple[str, ...] = ()
-
-    @property
-    def pid(self) -> int | None:
-        """Id of the process, if there is one."""
-        return self._process.pid if self._process else None
 
     def start(self, options: Sequence[str]) -> None:
         """Load a simulation in the running process, or in a new one.

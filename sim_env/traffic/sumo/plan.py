@@ -62,7 +62,7 @@ class Plan:
         """What a saved state must share with the engine that restores it; plain values."""
         own_files = self.configuration.route_files if self.choices.own_demand else ()
         return {
-            "SUMO version": importlib.metadata.version("libsumo"),
+            "SUMO version": importlib.metadata.version("eclipse-sumo"),
             "network": self.network.hash,
             "controls": [{**asdict(control), "destinations": list(control.destinations)} for control in self.controls],
             "demand": [file_hash(path) for path in (*self.configuration.additional_files, *own_files)],

