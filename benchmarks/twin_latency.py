@@ -5,7 +5,7 @@ and 50 WebSocket clients in another. A message's latency is the time from the en
 engine's own process, to its receipt by a client; both by the clock that all processes of the machine share. One client
 more never reads: it has to be dropped, and nobody else may miss a message by it.
 
-The engine is SUMO on Bologna's `acosta` below DIR, step after step without a pause; and the mock engine's small town,
+The engine is SUMO on Bologna's `acosta` below DIR, 10 s after 10 s without a pause; and the mock engine's small town,
 20 messages a second. With --quick it is the latter alone.
 """
 
@@ -36,7 +36,6 @@ P99_BAR_MS = 100.0
 CLIENTS = 50
 _SCENARIO = Path("sumo/bologna/acosta/run.sumocfg")
 _START_S = 120.0
-_INTERVAL_S = 60.0
 _SIM_TIME = re.compile(rb'"sim_time_s":([0-9.]+)')
 
 
@@ -48,12 +47,14 @@ class Case:
         name: In the table and the figures.
         build: Makes the engine.
         steps: How many control intervals.
+        interval_s: Length of one [s].
         pause_s: Clock time between two intervals [s]; 0 for none.
     """
 
     name: str
     build: Callable[[], TrafficEngine]
     steps: int
+    interval_s: float
     pause_s: float
 
 
@@ -61,7 +62,9 @@ def cases(data: Path, *, quick: bool) -> list[Case]:
     """What is measured; SUMO's network and its control points are read here, before any clock runs."""
     from sim_env.traffic.mock_engine import MockEngine
 
-    paced = Case(name="mock, 20 messages a second", build=MockEngine, steps=40 if quick else 400, pause_s=0.05)
+    paced = Case(
+        name="mock, 20 messages a second", build=MockEngine, steps=40 if quick else 400, interval_s=60.0, pause_s=0.05
+    )
     if quick:
         return [paced]
     from sim_env.traffic.sumo import SumoEngine, propose_controls
@@ -69,7 +72,11 @@ def cases(data: Path, *, quick: bool) -> list[Case]:
     configuration = data / _SCENARIO
     controls = propose_controls(configuration)
     sumo = Case(
-        name="sumo, acosta", build=functools.partial(SumoEngine, configuration, controls), steps=300, pause_s=0.0
+        name="sumo, acosta",
+        build=functools.partial(SumoEngine, configuration, controls),
+        steps=300,
+        interval_s=10.0,
+        pause_s=0.0,
     )
     return [sumo, paced]
 
@@ -93,14 +100,14 @@ def measure(case: Case) -> dict[str, float]:
         for process in filter(None, (clients, server)):
             process.join(timeout=20)
             process.kill()
-    return _figures(ended, received, dropped)
+    return _figures(case, ended, received, dropped)
 
 
-def _figures(ended: dict[float, int], received: list[dict[float, int]], dropped: int) -> dict[str, float]:
+def _figures(case: Case, ended: dict[float, int], received: list[dict[float, int]], dropped: int) -> dict[str, float]:
     latency_ms = 1e-6 * np.array(
         [moment_ns - ended[time_s] for one in received for time_s, moment_ns in one.items() if time_s in ended]
     )
-    gaps = [round((max(one) - min(one)) / _INTERVAL_S) + 1 - len(one) for one in received]
+    gaps = [round((max(one) - min(one)) / case.interval_s) + 1 - len(one) for one in received]
     return {
         "p50_ms": float(np.percentile(latency_ms, 50)),
         "p99_ms": float(np.percentile(latency_ms, 99)),
@@ -119,8 +126,8 @@ def _serve(case: Case, told: Any, stop: Any) -> None:
     from serving.traffic_twin.live import TwinPlan, run_twin
     from serving.traffic_twin.settings import TwinSettings
 
-    speed = _INTERVAL_S / case.pause_s if case.pause_s else 0.0
-    settings = TwinSettings(twin_port=0, twin_interval_s=_INTERVAL_S, twin_speed=speed)
+    speed = case.interval_s / case.pause_s if case.pause_s else 0.0
+    settings = TwinSettings(twin_port=0, twin_interval_s=case.interval_s, twin_speed=speed)
     plan = TwinPlan(engine=case.name, build=case.build, artifact=None, began_s=0, seed=1)
     ended: dict[float, int] = {}
     drops = _Drops()

@@ -8,7 +8,7 @@ COPY pyproject.toml README.md constraints.txt ./
 # dependencies below, which would be a hundred times as many.
 RUN python -m venv /opt/towncast \
  && /opt/towncast/bin/pip install --no-cache-dir -c constraints.txt \
-    gekko nats-py numba numpy protobuf pydantic pydantic-settings rich typer
+    gekko holidays nats-py numba numpy pandas protobuf psutil pydantic pydantic-settings rich typer
 COPY features features
 COPY sim_env sim_env
 COPY serving serving

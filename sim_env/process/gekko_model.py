@@ -34,13 +34,15 @@ from sim_env.process.native import rates_on_the_way
 from sim_env.process.system import ConvergenceError
 
 TIME_LIMIT_S = 10.0
-# What one element may add to the difference that a process tolerates.
+# What the elements of a step may add up to, as a share of the difference that a process tolerates; and what one need
+# not go below, since in a long step most of what the first ones err is forgotten before its end.
+STEP_SHARE = 0.15
 ELEMENT_SHARE = 0.003
 # More elements at once are hard for IPOPT where the state runs away; a longer step is solved in parts.
 MOST_ELEMENTS = 40
 
 _LOCAL_ERROR = 1.0 / 24.0
-_SLOWEST, _MOST_GROWTH = 1e-12, 1e4
+_SLOWEST, _MOST_GROWTH, _LEAST = 1e-12, 1e4, 1e-9
 _LAST_SOLVE = ("sim.t0", "ic.t0", "sim.dxdt", "results.json", "options.json")
 _MEMORY_FOLDER = Path("/dev/shm")
 _TEMPORARY_FOLDER = threading.Lock()
@@ -121,11 +123,13 @@ def elements(
     # An error shifts the rest of the way in time, so by the end it has grown as the rates have.
     speed_N = np.abs(rate_NS / tolerance_S).max(axis=1)
     growth_N = np.clip(speed_N[-1] / np.maximum(speed_N[1:-1], _SLOWEST), 1.0, _MOST_GROWTH)
-    error_N = _LOCAL_ERROR * np.abs(third_NS / tolerance_S).max(axis=1) * growth_N / ELEMENT_SHARE
-    # Between two times, the worse of the estimates at both; at least one element in all.
-    error_N = np.maximum(np.append(error_N, error_N[-1]), np.append(error_N[0], error_N))
-    due_N = np.append(0.0, np.cumsum(np.maximum(np.cbrt(error_N), 1.0 / delta_time_s) * np.diff(time_N)))
-    count = math.ceil(due_N[-1] - 1e-9)
+    error_N = _LOCAL_ERROR * np.abs(third_NS / tolerance_S).max(axis=1) * growth_N
+    # Between two times, the worse of the estimates at both; a little everywhere, so that none is left out.
+    error_N = np.maximum(np.append(error_N, error_N[-1]), np.append(error_N[0], error_N)) + _LEAST / delta_time_s**3
+    due_N = np.append(0.0, np.cumsum(np.cbrt(error_N) * np.diff(time_N)))
+    # N elements that err evenly, due^3 / N^3 each.
+    share = max(ELEMENT_SHARE, (STEP_SHARE / max(due_N[-1], STEP_SHARE)) ** 1.5)
+    count = max(1, math.ceil(due_N[-1] / np.cbrt(share)))
     return np.interp(np.linspace(0.0, due_N[-1], count + 1), due_N, time_N)
 
 
