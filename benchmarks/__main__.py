@@ -25,9 +25,13 @@ BENCHMARKS: dict[str, bool] = {
     "bwdf": True,
     "prophet_graph": True,
     "tuning": False,
+    "engines": True,
+    "sim_to_real": True,
+    "twin_latency": True,
+    "reactor": False,
     "train_job": False,
 }
-DRAWS = {"accuracy"}
+DRAWS = {"accuracy", "sim_to_real"}
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 _HEAD = """# Results

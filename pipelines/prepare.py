@@ -171,7 +171,7 @@ def _simulate(domain: Domain, settings: Settings, steps: Steps) -> None:
             fact=f"There are no readings of {domain.name}, and nothing here makes them",
             remedy=f"Name a folder with --data, or ingest your own: towncast ingest {domain.name} --help.",
         )
-    run = plan_run(rollouts.name, weeks=settings.simulated_weeks, settings=settings)
+    run = plan_run(rollouts.name, weeks=settings.simulated_weeks or rollouts.weeks, settings=settings)
     title = f"Readings: none ingested, so towncast simulates {run.weeks} weeks ({rollouts.domains[domain.name]})"
     with steps.step(title, spinner=False):
         simulated = simulate(run, workers=usable_cores(), settings=settings, console=steps.console)

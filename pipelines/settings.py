@@ -14,12 +14,13 @@ class Settings(StorageSettings):
 
     Attributes:
         require_approval: Whether a person must approve each champion; the gate alone decides otherwise.
-        simulated_weeks: How many weeks are rolled out where there are no readings [weeks].
+        simulated_weeks: How many weeks are rolled out where there are no readings; by default as many as the rollouts
+            name themselves [weeks].
         optuna_url: Where searches for recipes are kept; by default an SQLite file in the data folder.
     """
 
     require_approval: bool = False
-    simulated_weeks: int = Field(default=30, ge=1)
+    simulated_weeks: int | None = Field(default=None, ge=1)
     optuna_url: str = ""
 
     @property

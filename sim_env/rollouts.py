@@ -33,6 +33,7 @@ class Rollouts(Generic[Scenario]):
         name: `traffic` or `process`.
         domains: Whose readings a rollout gives, and by which simulator their sites are named.
         usual: The scenario of an ordinary week.
+        weeks: How many weeks are worth training on, where nobody says.
         week_of: A scenario's week of a run of a seed.
         run: Readings by domain of one scenario; all randomness comes from the generator.
     """
@@ -40,6 +41,7 @@ class Rollouts(Generic[Scenario]):
     name: str
     domains: dict[str, str]
     usual: Scenario
+    weeks: int
     week_of: Callable[[Scenario, int, int], Scenario]
     run: Callable[[Scenario, np.random.Generator], dict[str, pd.DataFrame]]
 
@@ -95,6 +97,7 @@ ROLLOUTS.register(
         name="traffic",
         domains={"traffic": "sumo", "demand": "sumo_demand", "pollution": "dispersion"},
         usual=TownScenario(),
+        weeks=30,
         week_of=_town_week,
         run=_town_readings,
     ),
@@ -105,6 +108,7 @@ ROLLOUTS.register(
         name="process",
         domains={"water": "zone_tanks"},
         usual=ZonesScenario(),
+        weeks=52,
         week_of=_zones_week,
         run=_zones_readings,
     ),

@@ -265,9 +265,8 @@ class ReactorService:
                 measured_at_ns=measurement.measured_at_ns,
                 published_at_ns=now_ns,
             )
-        await asyncio.gather(
-            *(self._stream.answer(subject, letter, to=sequence) for subject, letter in letters.items())
-        )
+        for subject, letter in letters.items():
+            await self._stream.answer(subject, letter, to=sequence)
 
     def _count(self, measurement: Measurement, answer: Answer) -> None:
         tally = self.tally

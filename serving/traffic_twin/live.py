@@ -29,6 +29,7 @@ from sim_env.traffic.engine import Control, TrafficEngine
 
 _LOG = logging.getLogger(__name__)
 _GOING_AWAY = 1001
+_KERNEL_BYTES = 131_072
 _HOUR_S = 3600
 
 
@@ -76,7 +77,7 @@ async def run_twin(
     """
     engine = EngineProcess(plan.build)
     async with contextlib.AsyncExitStack() as closing:
-        listener = closing.enter_context(_listen(settings.twin_host, settings.twin_port))
+        listener = closing.enter_context(listen(settings.twin_host, settings.twin_port))
         closing.push_async_callback(engine.close)
         state = await engine.start(seed=plan.seed)
         multipliers = _multipliers(plan.artifact, settings, engine.controls)
@@ -132,14 +133,17 @@ def _network(plan: TwinPlan, settings: TwinSettings, engine: EngineProcess, mult
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening socket; taken first, because it is what fails most often and costs least.
 
     Raises:
         InvalidParameterError: Another program has the port, or the address is not of this machine.
     """
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        # Left to itself the kernel keeps megabytes for a client that does not read, and nobody would notice it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
+        return listener
     except (OSError, OverflowError) as error:
         raise InvalidParameterError(
             parameter="port",

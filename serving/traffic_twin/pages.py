@@ -15,7 +15,10 @@ _FOLDER = Path(__file__).parent / "page"
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
+        for name in ("page", "state", "drawing", "text", "pointer")
+    },
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _SECURITY = {

@@ -55,28 +55,28 @@ def _gekko_rates(model: Any, state: Mapping[str, Any], control: Any, parameter: 
     }
 
 
-def _parameter(name: str, unit: str, default: float, lower: float, upper: float, description: str) -> Variable:
+def _variable(name: str, unit: str, default: float, lower: float, upper: float, description: str) -> Variable:
     return Variable(name=name, unit=unit, default=default, lower=lower, upper=upper, description=description)
 
 
 REACTOR = DifferentialProcess(
     name="reactor",
     states=(
-        _parameter("T", "K", 324.475443431599, 200.0, 1500.0, "temperature of the reactor"),
-        _parameter("Ca", "mol/m3", 877.25294608097, 0.0, 2000.0, "concentration of A in the reactor"),
+        _variable("T", "K", 324.475443431599, 200.0, 1500.0, "temperature of the reactor"),
+        _variable("Ca", "mol/m3", 877.25294608097, 0.0, 2000.0, "concentration of A in the reactor"),
     ),
-    control=_parameter("Tc", "K", 300.0, 250.0, 350.0, "temperature of the coolant"),
+    control=_variable("Tc", "K", 300.0, 250.0, 350.0, "temperature of the coolant"),
     parameters=(
-        _parameter("feed_flow", "L/s", 100.0 / _MINUTE_S, 0.0, 10.0, "flow of the feed"),
-        _parameter("feed_temperature", "K", 350.0, 250.0, 400.0, "temperature of the feed"),
-        _parameter("feed_concentration", "mol/m3", 1000.0, 0.0, 2000.0, "concentration of A in the feed"),
-        _parameter("volume", "m3", 100.0 / _LITRES_PER_M3, 0.02, 10.0, "volume of the reactor's content"),
-        _parameter("density", "kg/m3", 1000.0, 700.0, 1500.0, "density of the content"),
-        _parameter("heat_capacity", "J/(kg K)", 239.0, 150.0, 5000.0, "specific heat capacity of the content"),
-        _parameter("reaction_heat", "J/mol", 5e4, 0.0, 1e5, "heat that a mole of A sets free, -dH"),
-        _parameter("activation_temperature", "K", 8750.0, 7000.0, 12000.0, "activation energy over gas constant, E/R"),
-        _parameter("rate_constant", "1/s", 7.2e10 / _MINUTE_S, 0.0, 2e10, "rate constant, k0"),
-        _parameter("heat_transfer", "W/K", 5e4 / _MINUTE_S, 0.0, 1e5, "heat transfer to the jacket, UA"),
+        _variable("feed_flow", "L/s", 100.0 / _MINUTE_S, 0.0, 10.0, "flow of the feed"),
+        _variable("feed_temperature", "K", 350.0, 250.0, 400.0, "temperature of the feed"),
+        _variable("feed_concentration", "mol/m3", 1000.0, 0.0, 2000.0, "concentration of A in the feed"),
+        _variable("volume", "m3", 100.0 / _LITRES_PER_M3, 0.02, 10.0, "volume of the reactor's content"),
+        _variable("density", "kg/m3", 1000.0, 700.0, 1500.0, "density of the content"),
+        _variable("heat_capacity", "J/(kg K)", 239.0, 150.0, 5000.0, "specific heat capacity of the content"),
+        _variable("reaction_heat", "J/mol", 5e4, 0.0, 1e5, "heat that a mole of A sets free, -dH"),
+        _variable("activation_temperature", "K", 8750.0, 5000.0, 15000.0, "activation energy over gas constant, E/R"),
+        _variable("rate_constant", "1/s", 7.2e10 / _MINUTE_S, 0.0, 1e12, "rate constant, k0"),
+        _variable("heat_transfer", "W/K", 5e4 / _MINUTE_S, 0.0, 1e5, "heat transfer to the jacket, UA"),
     ),
     longest_step_s=600.0,
     rates=reactor_rates,

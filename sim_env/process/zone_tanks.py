@@ -114,7 +114,7 @@ class ZonesScenario:
     run_seed: int = 0
     week: int = 0
     hours: int = WEEK_HOURS
-    noise: float = 0.06
+    noise: float = 0.08
     heat_share: float = 0.015
     wetness: float = 1.0
     bursts_per_week: float = 0.03
@@ -242,7 +242,7 @@ def run_zones(scenario: ZonesScenario, *, rng: np.random.Generator) -> ZonesRun:
     weather = {name: values[hours] for name, values in years.items()}
     wanted_ZT = _wanted(scenario, weather, rng)
     wanted_ZI = np.repeat(_with_lead(wanted_ZT), _PER_HOUR, axis=1)
-    wanted_ZI = wanted_ZI * np.exp(rng.normal(0.0, scenario.noise, wanted_ZI.shape))
+    wanted_ZI = wanted_ZI * np.exp(rng.normal(0.0, 0.06, wanted_ZI.shape))
     area_Z = np.array([zone.tank_area_m2 for zone in scenario.zones])
     height_Z = np.array([zone.tank_height_m for zone in scenario.zones])
     pump_Z = np.array([2.2 * zone.mean_draw_l_per_s for zone in scenario.zones])
@@ -304,7 +304,7 @@ def _wanted(scenario: ZonesScenario, weather: dict[str, Array], rng: np.random.G
     """What each zone asks for in the mean of an hour, (Z, T) [L/s]."""
     zones, hours = scenario.zones, scenario.hours
     habits = np.random.default_rng([scenario.run_seed, 4])
-    slow = fade(habits.normal(size=LONGEST_RUN_WEEKS * WEEK_HOURS), 0.98)
+    slow = fade(habits.normal(size=LONGEST_RUN_WEEKS * WEEK_HOURS), 0.99)
     slow_T = slow[scenario.first_hour : scenario.first_hour + hours]
     calendar = local_calendar(scenario.moments, scenario.clock)
     hour, at_home = calendar["middle"], (calendar["day_of_week"] >= 5) | (calendar["holiday"] > 0)
@@ -315,7 +315,7 @@ def _wanted(scenario: ZonesScenario, weather: dict[str, Array], rng: np.random.G
     shape_ZT = np.where(at_home, free_ZT, working_ZT)
     heat_T = 1.0 + scenario.heat_share * np.maximum(weather["temperature"] - 25.0, 0.0)
     own_ZT = fade(rng.normal(size=(len(zones), hours)), 0.7)
-    chance_ZT = np.exp(scenario.noise * (0.6 * slow_T + 0.5 * own_ZT))
+    chance_ZT = np.exp(scenario.noise * (slow_T + 0.4 * own_ZT))
     mean_Z1 = np.array([zone.mean_draw_l_per_s for zone in zones])[:, None]
     leak_Z1 = np.array([zone.leak_share for zone in zones])[:, None]
     burst_ZT = episodes(rng, len(zones), hours, per_week=scenario.bursts_per_week, hours_low=6, hours_high=60)

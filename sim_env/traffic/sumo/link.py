@@ -296,10 +296,14 @@ def _captured_output() -> Iterator[Any]:
 
 
 def _last_error(text: str) -> str:
-    """The errors in SUMO's words, without its farewell."""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Quitting")]
-    errors = [line.removeprefix("Error: ") for line in lines if line.startswith("Error")]
-    return " ".join((errors or lines)[-3:])
+    """The last error in SUMO's words, with the indented lines that belong to it; empty if it told none."""
+    errors: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("Error: "):
+            errors.append(line.removeprefix("Error: "))
+        elif errors and line.startswith(" "):
+            errors[-1] += f" {line.strip()}"
+    return " ".join(errors[-3:])
 
 
 def _free_port() -> int:

@@ -53,14 +53,18 @@ def prepare(plan: Plan, *, folder: Path) -> dict[str, str]:
     if choices.time_to_teleport_s is not None:
         named["time-to-teleport"] = str(choices.time_to_teleport_s)
     if choices.mesoscopic:
-        # Without junction control its speeds are wrong wherever there are signals.
+        # Without junction control its speeds are wrong wherever there are signals. Two seconds to give way bring edge
+        # speeds nearer to the microscopic model's (Bologna: correlations of 0.66 to 0.85 instead of 0.61 to 0.81).
         named |= {"mesosim": "true", "meso-junction-control": "true"}
+        named.setdefault("meso-minor-penalty", "2")
     return named
 
 
 def command_words(named: Mapping[str, str], more: Sequence[str]) -> list[str]:
-    """Options as SUMO takes them."""
-    return [word for name, value in named.items() for word in (f"--{name}", value)] + list(more)
+    """Options as SUMO takes them; `more` overrides what has the same name."""
+    overridden = {word.removeprefix("--").partition("=")[0] for word in more if word.startswith("--")}
+    kept = {name: value for name, value in named.items() if name not in overridden}
+    return [word for name, value in kept.items() for word in (f"--{name}", value)] + list(more)
 
 
 def edge_data_file(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.traffic_twin.broadcast import Broadcaster
-from serving.traffic_twin.live import TwinPlan, run_twin, served
+from serving.traffic_twin.live import TwinPlan, listen, run_twin, served
 from serving.traffic_twin.pages import Pages
 from serving.traffic_twin.settings import TwinSettings
 from sim_env.traffic.mock_engine import MockEngine
@@ -37,7 +36,7 @@ def serve_clients() -> Callable[..., AbstractAsyncContextManager[tuple[Broadcast
         pages = Pages(lambda: network)
         pages.load()
         broadcaster = Broadcaster(outbox_messages=chosen.twin_outbox_messages)
-        with socket.create_server(("127.0.0.1", port)) as listener:
+        with listen("127.0.0.1", port) as listener:
             async with served(broadcaster, pages, listener, chosen):
                 yield broadcaster, listener.getsockname()[1]
 

@@ -173,7 +173,12 @@ def test_the_page_its_files_and_the_network_are_served_and_nothing_else(serve_cl
     async def work() -> None:
         async with serve_clients(b'{"edges": []}') as (_, port):
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-                for path, kind in (("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")):
+                for path, kind in (
+                    ("/", "text/html"),
+                    ("/page.js", "text/javascript"),
+                    ("/drawing.js", "text/javascript"),
+                    ("/page.css", "text/css"),
+                ):
                     answer = await client.get(path)
                     assert answer.status_code == 200
                     assert answer.headers["content-type"].startswith(kind)

@@ -286,6 +286,17 @@ def test_edge_data_count_every_vehicle_on_every_edge(make: Make, town: Path, tmp
     assert frame["speed_mps"].max() < 20
 
 
+def test_options_in_sumos_own_words_come_before_the_engines(make: Make) -> None:
+    teleported = make(options=("--time-to-teleport", "5"), time_to_teleport_s=600)
+    usual = make(time_to_teleport_s=600)
+    counts = []
+    for engine in (teleported, usual):
+        engine.reset(seed=0)
+        counts.append(engine.step([5.0, 20.0], duration_s=600).vehicles)
+        engine.close()
+    assert counts[0] != counts[1]
+
+
 def test_incidents_and_weather_slow_the_traffic_and_can_be_taken_back(make: Make) -> None:
     engine = make()
     street = [edge.name for edge in engine.edges].index("A1B1")
