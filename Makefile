@@ -8,7 +8,8 @@ RECIPE ?= quick
 TRIALS ?= 100
 KIND ?= traffic
 SCENARIOS ?= 30
-ENGINE ?= mock
+ENGINE ?= sumo
+MODEL ?= champion
 # Idle OpenMP threads that spin take whole cores: the largest slow-down on small machines.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -53,8 +54,8 @@ rollback: $(READY) ## make the champion before the present one champion again (D
 serve: $(READY) ## answer POST /predict/traffic, /pollution, /water and /demand on http://127.0.0.1:8000
 	$(BIN)/towncast serve
 
-twin: $(READY) ## run the live traffic twin and show it on http://127.0.0.1:8765 (ENGINE=mock|sumo)
-	$(BIN)/towncast twin --engine $(ENGINE)
+twin: $(READY) ## run the live traffic twin, a minute a second, and show it on http://127.0.0.1:8765 (ENGINE=sumo|mock MODEL=champion)
+	$(BIN)/towncast twin --engine $(ENGINE) --model $(MODEL) --speed 60
 
 reactor: $(READY) ## follow a reactor over NATS JetStream, on nats://127.0.0.1:4222
 	$(BIN)/towncast reactor

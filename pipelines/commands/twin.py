@@ -34,7 +34,9 @@ def twin(
     engine: Annotated[
         EngineName, typer.Option(help="What simulates the roads: `mock` is a small town that needs no SUMO.")
     ] = EngineName.mock,
-    sumo_cfg: Annotated[Path | None, typer.Option(help="The .sumocfg of the engine sumo.")] = None,
+    sumo_cfg: Annotated[
+        Path | None, typer.Option(help="A .sumocfg for the engine sumo. Default: the built-in town.")
+    ] = None,
     controls: Annotated[
         Path | None, typer.Option(help="Where vehicles begin, JSON; `towncast controls make NET` proposes it.")
     ] = None,
@@ -67,9 +69,9 @@ def twin(
     vehicles and runs on, and the state goes as JSON to every WebSocket client. The page on the same port shows it.
     Ctrl-C stops all of it.
 
-    The small town, a minute every second, from the morning peak on:
+    The town that `towncast train` learns from, a minute every second, from its morning peak on:
 
-        towncast twin --speed 60 --start 2026-11-23T13:00
+        towncast twin --engine sumo --speed 60 --start 2026-11-23T03:00
 
     Any SUMO network:
 
@@ -91,7 +93,15 @@ def twin(
     from serving.traffic_twin.live import TwinPlan, begin_of
 
     settings = _settings(host=host, port=port, interval=interval, speed=speed)
-    build = _builder(engine, sumo_cfg, controls, mesoscopic=mesoscopic, own_demand=own_demand, link=link)
+    build = _builder(
+        engine,
+        sumo_cfg,
+        controls,
+        mesoscopic=mesoscopic,
+        own_demand=own_demand,
+        link=link,
+        town_folder=settings.data_dir / "town",
+    )
     moment_s = time.time() if start is None else _moment(start)
     plan = TwinPlan(
         engine=engine.value,
@@ -160,6 +170,7 @@ def _builder(
     mesoscopic: bool,
     own_demand: bool,
     link: LinkName,
+    town_folder: Path,
 ) -> Callable[[], TrafficEngine]:
     """What makes the engine, in another process.
 
@@ -185,21 +196,20 @@ def _builder(
             )
         return functools.partial(MockEngine, controls=None if controls is None else read_controls(controls))
     from sim_env.traffic.sumo import SumoEngine
+    from sim_env.traffic.town_network import build_town, town_controls
 
-    if sumo_cfg is None or controls is None:
-        missing = "--sumo-cfg" if sumo_cfg is None else "--controls"
+    if sumo_cfg is not None and controls is None:
         raise InvalidParameterError(
-            parameter=missing.removeprefix("--"),
+            parameter="controls",
             provided=None,
             allowed="the path of a file",
-            fact=f"The engine sumo needs {missing}",
-            remedy="Name a network with --sumo-cfg and its control points with --controls; "
-            "`towncast controls make NET --out controls.json` proposes these.",
+            fact="A network of one's own needs --controls",
+            remedy="Name its control points; `towncast controls make NET --out controls.json` proposes them.",
         )
     return functools.partial(
         SumoEngine,
-        sumo_cfg,
-        read_controls(controls),
+        sumo_cfg or build_town(town_folder),
+        town_controls() if controls is None else read_controls(controls),
         link=link.value,
         mesoscopic=mesoscopic,
         own_demand=own_demand,

@@ -57,6 +57,10 @@ def test_help_of_every_command_teaches(tmp_path: Path) -> None:
         "serve",
         "mlflow-ui",
         "domains",
+        "simulate",
+        "controls",
+        "twin",
+        "reactor",
     ):
         assert command in listing.stdout
         assert _run(tmp_path, command, "--help").returncode == 0

@@ -5,7 +5,6 @@ Array names carry their axes: P control points.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,16 +60,12 @@ class Injection:
         for point in np.flatnonzero(count_P).tolist():
             count, names = int(count_P[point]), self._route_ids[point]
             # SUMO's clock has milliseconds; rounded down, no departure falls out of its interval.
-            offset_s = np.sort(np.floor(self._rng.random(count) * duration_s * 1000.0) / 1000.0)
+            depart_s = np.floor((begin_s + np.sort(self._rng.random(count)) * duration_s) * 1000.0) / 1000.0
             choice = self._rng.integers(len(names), size=count)
-            first = int(self._number_P[point])
+            control_id, first = self._controls[point].control_id, int(self._number_P[point])
             departures += [
-                Departure(
-                    vehicle_id=f"{self._controls[point].control_id}.{first + number}",
-                    route_id=names[int(choice[number])],
-                    depart_s=math.floor((begin_s + float(offset_s[number])) * 1000.0) / 1000.0,
-                )
-                for number in range(count)
+                Departure(vehicle_id=f"{control_id}.{first + number}", route_id=names[route], depart_s=moment_s)
+                for number, (route, moment_s) in enumerate(zip(choice.tolist(), depart_s.tolist(), strict=True))
             ]
         self._number_P = self._number_P + count_P
         return sorted(departures, key=lambda departure: departure.depart_s), count_P

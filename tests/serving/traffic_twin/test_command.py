@@ -42,7 +42,6 @@ def write_controls(path: Path, edge_id: str) -> Path:
 
 def test_options_that_do_not_go_together_are_told(tmp_path: Path) -> None:
     controls = write_controls(tmp_path / "controls.json", "E1")
-    assert "needs --sumo-cfg" in refusal("--engine", "sumo")
     assert "needs --controls" in refusal("--engine", "sumo", "--sumo-cfg", "x.sumocfg")
     assert "towncast controls make" in refusal("--engine", "sumo", "--sumo-cfg", "x.sumocfg")
     assert "takes no .sumocfg" in refusal("--sumo-cfg", "x.sumocfg", "--model", "none")
