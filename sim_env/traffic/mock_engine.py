@@ -30,7 +30,7 @@ from sim_env.traffic.engine import (
     TrafficState,
     VehicleCounts,
 )
-from sim_env.traffic.sumo.requests import check_duration, checked_multipliers
+from sim_env.traffic.requests import check_duration, checked_multipliers
 
 _LAYOUT = "towncast mock engine, layout 1"
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from features.errors import TowncastError
 from sim_env.traffic.engine import TRAFFIC_ENGINES, Control, Edge, EngineError, IntArray, TrafficState
+from sim_env.traffic.requests import check_duration, check_seed, checked_multipliers
 from sim_env.traffic.sumo.edge_data import EdgeData
 from sim_env.traffic.sumo.link import SumoFailure
 from sim_env.traffic.sumo.live_run import LinkKind, LiveRun
 from sim_env.traffic.sumo.plan import LaunchChoices, Plan, make_plan
-from sim_env.traffic.sumo.requests import check_duration, check_seed, checked_multipliers
 from sim_env.traffic.sumo.saved_state import Call, read_state
 
 
