@@ -15,12 +15,11 @@ from features.domains.pollution import POLLUTION
 from features.vocabulary import Domain, Site
 from sim_env.air.dispersion import emission, road_points, transfer, washed
 from sim_env.sensors import hourly_readings, outages
-from sim_env.traffic.shapes import WEEK_HOURS, Array, fade, local_calendar
+from sim_env.traffic.shapes import Array, local_calendar
 from sim_env.traffic.town_network import METRES_PER_DEGREE
 from sim_env.traffic.town_run import TownRun, run_town
 from sim_env.traffic.town_scenario import TownScenario
 from sim_env.traffic.town_simulators import counted_edges, middle, place, town_days
-from sim_env.weather import LONGEST_RUN_WEEKS
 
 # Beside the first counter's road, over the roofs, and at the edge of the town [m eastward, m northward of it].
 STATIONS: dict[str, tuple[float, float]] = {
@@ -119,9 +118,7 @@ def concentrations(run: TownRun) -> dict[str, Array]:
 
 def _arriving(scenario: TownScenario, weather: dict[str, Array]) -> dict[str, Array]:
     """What the air mass brings in each hour, by quantity (T) [ug/m3]: dense in calm and cold, swinging over days."""
-    masses = np.random.default_rng([scenario.run_seed, 3])
-    slow = fade(masses.normal(size=LONGEST_RUN_WEEKS * WEEK_HOURS), 0.985)
-    slow_T = slow[scenario.first_hour : scenario.first_hour + scenario.hours]
+    slow_T = scenario.slow_swing(3, persistence=0.985)
     calm_T = (2.4 / np.maximum(weather["wind_speed"], 0.5)) ** 0.35
     cold_T = np.exp(-0.03 * (weather["temperature"] - 26.0))
     swing = {"pm2_5": 0.5, "pm10": 0.45}

@@ -23,11 +23,10 @@ from features.vocabulary import Domain, Site
 from sim_env.process.native import roll
 from sim_env.process.system import ProcessModel
 from sim_env.process.water_tank import LARGEST_INFLOW_L_PER_S, LITRES_PER_M3, WATER_TANK
+from sim_env.run_part import RunPart
 from sim_env.sensors import hourly_readings, outages
-from sim_env.simulator import require_in_scenario, scenario_source, scenario_start
-from sim_env.traffic.shapes import WEEK_HOURS, Array, episodes, fade, hump, local_calendar
-from sim_env.traffic.town_network import COUNTRY, SUBDIVISION, TIMEZONE
-from sim_env.weather import LONGEST_RUN_WEEKS, years_of_weather
+from sim_env.simulator import require_in_scenario, scenario_source
+from sim_env.traffic.shapes import Array, episodes, fade, hump, local_calendar
 
 INTERVAL_S = 300
 _PER_HOUR = 3600 // INTERVAL_S
@@ -84,22 +83,14 @@ TOWN_ZONES: tuple[Zone, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ZonesScenario:
-    """Some hours of a long run of supply zones; weeks of one run share its weather and its habits.
+class ZonesScenario(RunPart):
+    """Some hours of a long run of supply zones.
 
     Attributes:
         name: Enters the readings' source.
         zones: Who draws.
-        timezone: IANA name of the town's clock.
-        country: ISO 3166 code for the holidays.
-        subdivision: Holiday subdivision.
-        start: First moment of the run, ISO 8601, a whole hour UTC.
-        run_seed: Of what all weeks of the run share.
-        week: Which week of the run, from 0.
-        hours: Length [h], beginning with that week.
         noise: Standard deviation of the logarithm of the draw around its shape.
         heat_share: By how much the draw grows with each degree above 25 degC.
-        wetness: How easily it rains, 1 for a usual year.
         bursts_per_week: Mean number of burst pipes of a zone in a week.
         outages_per_week: Mean number of outages of a zone's meter in a week.
         integrator: `native`, or `gekko` for the reference.
@@ -107,44 +98,17 @@ class ZonesScenario:
 
     name: str = "usual"
     zones: tuple[Zone, ...] = TOWN_ZONES
-    timezone: str = TIMEZONE
-    country: str = COUNTRY
-    subdivision: str = SUBDIVISION
-    start: str = "2025-03-03T00:00:00Z"
-    run_seed: int = 0
-    week: int = 0
-    hours: int = WEEK_HOURS
     noise: float = 0.08
     heat_share: float = 0.015
-    wetness: float = 1.0
     bursts_per_week: float = 0.03
     outages_per_week: float = 0.1
     integrator: Literal["native", "gekko"] = "native"
 
     def __post_init__(self) -> None:
+        RunPart.__post_init__(self)
         names = {zone.name for zone in self.zones}
         unique = len(names) == len(self.zones) > 0
         require_in_scenario(unique, "zones", len(self.zones), "one zone or more, each name once")
-        require_in_scenario(self.hours >= 1, "hours", self.hours, "1 or more")
-        last = LONGEST_RUN_WEEKS - -(-self.hours // WEEK_HOURS)
-        require_in_scenario(0 <= self.week <= last, "week", self.week, f"0 to {last}")
-        scenario_start(self.start)
-
-    @property
-    def first_hour(self) -> int:
-        """Hours of the run before this scenario."""
-        return self.week * WEEK_HOURS
-
-    @property
-    def moments(self) -> pd.DatetimeIndex:
-        """End of each hour (T)."""
-        first = scenario_start(self.start)
-        return first + pd.to_timedelta(self.first_hour + np.arange(1, self.hours + 1), unit="h")
-
-    @property
-    def clock(self) -> Site:
-        """A site with the town's clock and holidays."""
-        return Site(name="town", timezone=self.timezone, country=self.country, subdivision=self.subdivision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,11 +199,7 @@ def run_zones(scenario: ZonesScenario, *, rng: np.random.Generator) -> ZonesRun:
     Raises:
         ConvergenceError: GEKKO did not solve a step.
     """
-    hours = slice(scenario.first_hour, scenario.first_hour + scenario.hours)
-    years = years_of_weather(
-        scenario.clock, scenario_start(scenario.start), wetness=scenario.wetness, seed=scenario.run_seed
-    )
-    weather = {name: values[hours] for name, values in years.items()}
+    weather = scenario.weather()
     wanted_ZT = _wanted(scenario, weather, rng)
     wanted_ZI = np.repeat(_with_lead(wanted_ZT), _PER_HOUR, axis=1)
     wanted_ZI = wanted_ZI * np.exp(rng.normal(0.0, 0.06, wanted_ZI.shape))
@@ -303,9 +263,7 @@ def _gekko_tanks(area_Z: Array, height_Z: Array, level_Z: Array) -> Iterator[Ste
 def _wanted(scenario: ZonesScenario, weather: dict[str, Array], rng: np.random.Generator) -> Array:
     """What each zone asks for in the mean of an hour, (Z, T) [L/s]."""
     zones, hours = scenario.zones, scenario.hours
-    habits = np.random.default_rng([scenario.run_seed, 4])
-    slow = fade(habits.normal(size=LONGEST_RUN_WEEKS * WEEK_HOURS), 0.99)
-    slow_T = slow[scenario.first_hour : scenario.first_hour + hours]
+    slow_T = scenario.slow_swing(4, persistence=0.99)
     calendar = local_calendar(scenario.moments, scenario.clock)
     hour, at_home = calendar["middle"], (calendar["day_of_week"] >= 5) | (calendar["holiday"] > 0)
     morning_Z1 = np.array([zone.morning_weight for zone in zones])[:, None]

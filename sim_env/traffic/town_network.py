@@ -18,7 +18,6 @@ from sim_env.traffic.engine import Control, Edge, EngineError
 
 # What the document's example asks for: R001 lies here (degrees north, degrees east).
 CENTRE = (23.0225, 72.5714)
-TIMEZONE, COUNTRY, SUBDIVISION = "Asia/Kolkata", "IN", "GJ"
 METRES_PER_DEGREE = 111_320.0
 _SPACING_M = 560.0
 # Offsets that bend the grid [m], by column and by row.

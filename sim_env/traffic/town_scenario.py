@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from features.vocabulary import Site
-from sim_env.simulator import require_in_scenario, scenario_start
+from sim_env.run_part import RunPart
+from sim_env.simulator import require_in_scenario
 from sim_env.traffic.engine import Control
 from sim_env.traffic.shapes import WEEK_HOURS, Array, daily_shape, fade, hump, local_calendar
-from sim_env.traffic.town_network import COUNTERS, COUNTRY, SUBDIVISION, TIMEZONE, town_controls
-from sim_env.weather import LONGEST_RUN_WEEKS, years_of_weather
+from sim_env.traffic.town_network import COUNTERS, town_controls
 
 if TYPE_CHECKING:
     from sim_env.traffic.sumo.network import RoadNetwork
@@ -32,8 +30,8 @@ _EVENNESS = 200.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TownScenario:
-    """Some hours of a long run of a road network; weeks of one run share its weather and its habits.
+class TownScenario(RunPart):
+    """Some hours of a long run of a road network.
 
     Attributes:
         name: Enters the readings' source.
@@ -42,16 +40,8 @@ class TownScenario:
         controls: Where vehicles enter.
         counters: Edges with a counter: the sites; empty for every edge.
         mesoscopic: Whether queues are simulated in place of single vehicles: for bulk.
-        timezone: IANA name of the town's clock.
-        country: ISO 3166 code for the holidays.
-        subdivision: Holiday subdivision.
-        start: First moment of the run, ISO 8601, a whole hour UTC.
-        run_seed: Of what all weeks of the run share.
-        week: Which week of the run, from 0.
-        hours: Length [h], beginning with that week.
         growth_per_year: Relative growth of the demand in a year.
         noise: Standard deviation of the logarithm of demand around its shape.
-        wetness: How easily it rains, 1 for a usual year.
         incidents_per_week: Mean number of incidents in the network in a week.
         events_per_week: Mean number of events that fill the roads to one gate for an evening in a week.
         outages_per_week: Mean number of outages of a counter in a week.
@@ -65,16 +55,8 @@ class TownScenario:
     controls: tuple[Control, ...] = field(default_factory=town_controls)
     counters: tuple[str, ...] = COUNTERS
     mesoscopic: bool = True
-    timezone: str = TIMEZONE
-    country: str = COUNTRY
-    subdivision: str = SUBDIVISION
-    start: str = "2025-03-03T00:00:00Z"
-    run_seed: int = 0
-    week: int = 0
-    hours: int = WEEK_HOURS
     growth_per_year: float = 0.05
     noise: float = 0.16
-    wetness: float = 1.0
     incidents_per_week: float = 4.0
     events_per_week: float = 0.5
     outages_per_week: float = 0.15
@@ -82,37 +64,14 @@ class TownScenario:
     detected_share: float = 0.98
 
     def __post_init__(self) -> None:
+        RunPart.__post_init__(self)
         require_in_scenario(len(self.controls) > 0, "controls", 0, "one control point or more")
-        last_week = LONGEST_RUN_WEEKS - math.ceil(self.hours / WEEK_HOURS)
-        require_in_scenario(self.hours >= 1, "hours", self.hours, "1 or more")
-        require_in_scenario(0 <= self.week <= last_week, "week", self.week, f"0 to {last_week}")
-        for name in ("noise", "wetness", "incidents_per_week", "events_per_week", "outages_per_week"):
+        for name in ("noise", "incidents_per_week", "events_per_week", "outages_per_week"):
             value = getattr(self, name)
             require_in_scenario(math.isfinite(value) and value >= 0, name, value, "0 or more")
         for name in ("late_share", "detected_share"):
             require_in_scenario(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         require_in_scenario(-1 < self.growth_per_year < 10, "growth_per_year", self.growth_per_year, "-1 to 10")
-        scenario_start(self.start)
-
-    @property
-    def run_start(self) -> pd.Timestamp:
-        """`start` as a moment in UTC."""
-        return scenario_start(self.start)
-
-    @property
-    def first_hour(self) -> int:
-        """Hours of the run before this scenario."""
-        return self.week * WEEK_HOURS
-
-    @property
-    def moments(self) -> pd.DatetimeIndex:
-        """End of each hour (T)."""
-        return self.run_start + pd.to_timedelta(self.first_hour + np.arange(1, self.hours + 1), unit="h")
-
-    @property
-    def clock(self) -> Site:
-        """A site with the town's clock and holidays."""
-        return Site(name="town", timezone=self.timezone, country=self.country, subdivision=self.subdivision)
 
     @property
     def configuration(self) -> Path | None:
@@ -159,9 +118,7 @@ def draw(scenario: TownScenario, *, rng: np.random.Generator) -> Drawn:
 
     Inflow is the baseline times a daily shape, slow noise of the town and of the control point, growth, and events.
     """
-    hours = slice(scenario.first_hour, scenario.first_hour + scenario.hours)
-    years = years_of_weather(scenario.clock, scenario.run_start, wetness=scenario.wetness, seed=scenario.run_seed)
-    weather = {name: values[hours] for name, values in years.items()}
+    weather = scenario.weather()
     rate_TP = _rate(scenario, weather, rng)
     # An hour before the first fills the empty roads; nothing of it is read.
     rate_QP = np.repeat(np.concatenate([rate_TP[:1], rate_TP]), QUARTERS, axis=0)
@@ -183,11 +140,10 @@ def _rate(scenario: TownScenario, weather: dict[str, Array], rng: np.random.Gene
     hours, points = scenario.hours, len(scenario.controls)
     habits = np.random.default_rng([scenario.run_seed, 2])
     morning_P = habits.uniform(0.7, 1.3, points)
-    town = fade(habits.normal(size=LONGEST_RUN_WEEKS * WEEK_HOURS), 0.985)
     calendar = local_calendar(scenario.moments, scenario.clock)
     shape_PT = daily_shape(calendar, morning_P)
     years_T = (scenario.first_hour + np.arange(hours)) / (24 * 365.25)
-    slow_T = town[scenario.first_hour : scenario.first_hour + hours]
+    slow_T = scenario.slow_swing(5, persistence=0.985)
     own_PT = fade(rng.normal(size=(points, hours)), 0.8)
     soaked_T = 1.0 - np.exp(-weather["rainfall"] / 4.0)
     grown_T = (1.0 + scenario.growth_per_year) ** years_T * (1.0 - 0.25 * soaked_T)

@@ -9,6 +9,7 @@ import pytest
 
 from features.errors import InvalidParameterError
 from features.vocabulary import Site
+from sim_env.simulator import scenario_start
 from sim_env.traffic.engine import EngineError
 from sim_env.traffic.sumo import network_edges
 from sim_env.traffic.town_network import CENTRE, COUNTERS, build_town, position, streets, town_controls, town_edges
@@ -44,7 +45,7 @@ def test_every_gate_sends_vehicles_to_all_the_others() -> None:
 def test_weather_is_the_same_whichever_week_is_asked_for_and_dew_never_lies_above_the_air() -> None:
     first, second = (draw(TownScenario(week=week, hours=24), rng=np.random.default_rng(0)) for week in (0, 1))
     site = Site(name="town", timezone="Asia/Kolkata", country="IN", subdivision="GJ")
-    whole = years_of_weather(site, TownScenario().run_start, wetness=1.0, seed=0)
+    whole = years_of_weather(site, scenario_start(TownScenario().start), wetness=1.0, seed=0)
     np.testing.assert_array_equal(whole["temperature"][:24], first.weather["temperature"])
     np.testing.assert_array_equal(whole["temperature"][168:192], second.weather["temperature"])
     assert (whole["dew_point"] <= whole["temperature"]).all()
@@ -53,11 +54,12 @@ def test_weather_is_the_same_whichever_week_is_asked_for_and_dew_never_lies_abov
     assert dew_point(np.array([25.0]), np.array([60.0])) == pytest.approx(16.7, abs=0.1)
 
 
-def test_incidents_slow_their_road_and_rain_slows_all() -> None:
+def test_incidents_slow_their_roads_and_nobody_is_lost() -> None:
     calm = TownScenario(hours=24, incidents_per_week=0.0, outages_per_week=0.0)
     run = run_town(calm, rng=np.random.default_rng(3))
     struck = run_town(dataclasses.replace(calm, incidents_per_week=200.0), rng=np.random.default_rng(3))
-    assert np.nanmean(struck.speed_ET_km_per_h) < 0.97 * np.nanmean(run.speed_ET_km_per_h)
+    crawling, usual = ((speeds < 18.0).sum() for speeds in (struck.speed_ET_km_per_h, run.speed_ET_km_per_h))
+    assert crawling > usual + 15
     # Some drive a tenth faster than is allowed, as SUMO's drivers do.
     assert np.nanmax(run.speed_ET_km_per_h) <= 1.2 * 50
     assert run.imbalance == 0.0
