@@ -9,6 +9,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from rich.console import Console
+
 from benchmarks.report import arguments, print_result, wide_console
 from pipelines.quiet import quiet_libraries
 from pipelines.settings import Settings
@@ -25,7 +27,7 @@ def main() -> None:
     parser.add_argument("--only", choices=_DOMAINS, help="one domain")
     options = parser.parse_args()
     quiet_libraries()
-    console, results = wide_console(), list[SimToReal]()
+    console, progress, results = wide_console(), Console(stderr=True), list[SimToReal]()
     domains = ("water",) if options.quick else (options.only,) if options.only else _DOMAINS
     with tempfile.TemporaryDirectory() as temporary:
         for name in domains:
@@ -36,7 +38,7 @@ def main() -> None:
                 data=options.data,
                 weeks=12 if options.quick else 30,
                 settings=settings,
-                console=console,
+                console=progress,
                 shares=(0.0, 0.5) if options.quick else SHARES,
             )
             console.print(render_sim_to_real(result))

@@ -110,8 +110,9 @@ class ReactorTwin:
 
     @property
     def source(self) -> str:
-        """Where its values come from: `sim:gekko:reactor@<hash of the parameters>`."""
-        content = json.dumps(self._living.parameters, sort_keys=True)
+        """Where its values come from: `sim:gekko:reactor@<hash of the parameters that are not measured>`."""
+        fixed = {name: value for name, value in self._living.parameters.items() if name != FLOW}
+        content = json.dumps(fixed, sort_keys=True)
         return f"sim:gekko:{self.process.name}@{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
     @property

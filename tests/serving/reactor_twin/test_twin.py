@@ -205,6 +205,14 @@ def test_another_twin_goes_on_exactly_from_a_kept_state(make_twin: Callable[...,
     assert second.raised
 
 
+def test_the_source_tells_reactors_apart_and_not_their_flows(make_twin: Callable[..., ReactorTwin]) -> None:
+    twin = make_twin()
+    before = twin.source
+    twin.take_input(_measured(0.0, 2.0, "flow"))
+    assert twin.source == before
+    assert make_twin(reactor_parameters={"volume": 0.2}).source != before
+
+
 def test_a_parameter_that_the_reactor_lacks_is_named(native_reactor: Callable[..., Process]) -> None:
     twin = ReactorTwin(native_reactor(), ReactorSettings(reactor_parameters={"heat_transfr": 800.0}))
     with pytest.raises(UnknownNameError, match="heat_transfer"):
