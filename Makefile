@@ -14,7 +14,7 @@ MODEL ?= champion
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check proto bench clean
+.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check build-reactor proto bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+build-reactor: ## build the image of the reactor's twin (needs Docker)
+	docker build -f deploy/reactor.Dockerfile -t towncast-reactor .
 
 proto: $(READY) ## generate the Protobuf code again
 	$(BIN)/python -m serving.messages.generate
