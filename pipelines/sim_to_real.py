@@ -235,7 +235,10 @@ def _interval(gain: float, interval: tuple[float, float]) -> str:
 
 
 def plot_sim_to_real(results: Sequence[SimToReal]) -> Figure:
-    """Gain over a training without simulated rows, by their share, a panel for each domain."""
+    """Gain over a training without simulated rows, by their share, a panel for each domain.
+
+    Where there were fewer rows than the share asks for, the share that there was stands below it.
+    """
     from matplotlib import pyplot
     from matplotlib.ticker import PercentFormatter
 
@@ -255,10 +258,15 @@ def plot_sim_to_real(results: Sequence[SimToReal]) -> Figure:
                 capsize=4,
                 color=OURS if result.recommended else NAIVE,
             )
-            axis.set_xticks(places, [f"{entry.asked:.0%}" for entry in entries])
+            axis.set_xticks(places, [_share_label(entry) for entry in entries])
             axis.set_title(result.domain.name)
             axis.set_xlabel("simulated rows")
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes[0][0].set_ylabel("gain in MAE on measured rows")
         figure.tight_layout()
     return figure
+
+
+def _share_label(entry: ShareJudged) -> str:
+    asked, share = f"{entry.asked:.0%}", f"{entry.share:.0%}"
+    return asked if asked == share else f"{asked}\n({share})"

@@ -88,6 +88,42 @@ def process(
     )
 
 
+@simulate_commands.command()
+def judge(
+    domain: Annotated[str, typer.Argument(help="What is forecast; see `towncast domains`.")],
+    data: Annotated[Path, typer.Option(help="Folder with the published files to judge on.")],
+    weeks: Annotated[int, typer.Option(help="Length of the rollouts.", min=10)] = 30,
+    recipe: Annotated[str, typer.Option(help="How to train: quick, full, ...")] = "quick",
+    picture: Annotated[Path | None, typer.Option(help="Write the gains as a PNG file.")] = None,
+) -> None:
+    """Say whether simulated rows help: train with 0, 25, 50 and 100 % of them, judge on measured rows alone.
+
+    The rollouts end where the test of the measured rows begins. Nothing is registered, and the stores stay as they are.
+
+    Example: towncast simulate judge traffic --data ../shared/data --picture gains.png
+    """
+    from pipelines.quiet import quiet_libraries
+
+    quiet_libraries()
+    import tempfile
+
+    from rich.console import Console
+
+    from pipelines.settings import Settings
+    from pipelines.sim_to_real import judge_simulated, plot_sim_to_real, render_sim_to_real
+    from training.plots import save_figure
+
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="towncast-judge-") as folder:
+        settings = Settings(data_dir=Path(folder))
+        result = judge_simulated(domain, data=data, weeks=weeks, settings=settings, console=console, recipe_name=recipe)
+    console.print(render_sim_to_real(result))
+    share = f"a share of {result.recommended:.0%} helps" if result.recommended else "simulated rows do not help"
+    console.print(f"By the validation weeks, {share}; the recipe uses {result.recipe.simulated_share:.0%}.")
+    if picture is not None:
+        console.print(f"Picture: {save_figure(plot_sim_to_real([result]), picture)}")
+
+
 def _town(
     sumo_cfg: Path | None, controls: Path | None, counters: str | None, *, mesoscopic: bool, start: str | None
 ) -> TownScenario:
