@@ -97,7 +97,7 @@ ROLLOUTS.register(
         name="traffic",
         domains={"traffic": "sumo", "demand": "sumo_demand", "pollution": "dispersion"},
         usual=TownScenario(),
-        weeks=30,
+        weeks=40,
         week_of=_town_week,
         run=_town_readings,
     ),

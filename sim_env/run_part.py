@@ -34,7 +34,7 @@ class RunPart:
     timezone: str = TIMEZONE
     country: str = COUNTRY
     subdivision: str = SUBDIVISION
-    start: str = "2025-03-03T00:00:00Z"
+    start: str = "2025-01-06T00:00:00Z"
     run_seed: int = 0
     week: int = 0
     hours: int = WEEK_HOURS

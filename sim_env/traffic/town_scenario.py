@@ -56,7 +56,7 @@ class TownScenario(RunPart):
     counters: tuple[str, ...] = COUNTERS
     mesoscopic: bool = True
     growth_per_year: float = 0.05
-    noise: float = 0.16
+    noise: float = 0.2
     incidents_per_week: float = 4.0
     events_per_week: float = 0.5
     outages_per_week: float = 0.15
@@ -143,11 +143,11 @@ def _rate(scenario: TownScenario, weather: dict[str, Array], rng: np.random.Gene
     calendar = local_calendar(scenario.moments, scenario.clock)
     shape_PT = daily_shape(calendar, morning_P)
     years_T = (scenario.first_hour + np.arange(hours)) / (24 * 365.25)
-    slow_T = scenario.slow_swing(5, persistence=0.985)
-    own_PT = fade(rng.normal(size=(points, hours)), 0.8)
+    slow_T = scenario.slow_swing(5, persistence=0.95)
+    own_PT = fade(rng.normal(size=(points, hours)), 0.95)
     soaked_T = 1.0 - np.exp(-weather["rainfall"] / 4.0)
     grown_T = (1.0 + scenario.growth_per_year) ** years_T * (1.0 - 0.25 * soaked_T)
-    rate_PT: Array = _PEAK * shape_PT * grown_T * np.exp(scenario.noise * (0.8 * slow_T + 0.5 * own_PT))
+    rate_PT: Array = _PEAK * shape_PT * grown_T * np.exp(scenario.noise * (0.3 * slow_T + 0.95 * own_PT))
     for _ in range(rng.poisson(scenario.events_per_week * hours / WEEK_HOURS)):
         point, day, hour = rng.integers(points), rng.integers(max(1, hours // 24)), rng.uniform(17.0, 21.0)
         on_day = np.arange(hours) // 24 == day
