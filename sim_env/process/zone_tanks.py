@@ -98,7 +98,7 @@ class ZonesScenario(RunPart):
 
     name: str = "usual"
     zones: tuple[Zone, ...] = TOWN_ZONES
-    noise: float = 0.08
+    noise: float = 0.1
     heat_share: float = 0.015
     bursts_per_week: float = 0.03
     outages_per_week: float = 0.1
@@ -272,8 +272,8 @@ def _wanted(scenario: ZonesScenario, weather: dict[str, Array], rng: np.random.G
     free_ZT = 0.35 + 1.0 * morning_Z1 * hump(hour, 9.2, 2.0) + 0.6 * hump(hour, 13.5, 3.0) + hump(hour, 19.5, 2.2)
     shape_ZT = np.where(at_home, free_ZT, working_ZT)
     heat_T = 1.0 + scenario.heat_share * np.maximum(weather["temperature"] - 25.0, 0.0)
-    own_ZT = fade(rng.normal(size=(len(zones), hours)), 0.7)
-    chance_ZT = np.exp(scenario.noise * (slow_T + 0.4 * own_ZT))
+    own_ZT = fade(rng.normal(size=(len(zones), hours)), 0.98)
+    chance_ZT = np.exp(scenario.noise * (0.4 * slow_T + 0.9 * own_ZT))
     mean_Z1 = np.array([zone.mean_draw_l_per_s for zone in zones])[:, None]
     leak_Z1 = np.array([zone.leak_share for zone in zones])[:, None]
     burst_ZT = episodes(rng, len(zones), hours, per_week=scenario.bursts_per_week, hours_low=6, hours_high=60)
