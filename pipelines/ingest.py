@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
 
+from features.errors import DataError
 from features.quality import Checked, check_readings
 from features.sources import find_published
 from features.sources.mapping import TabularMapping
@@ -127,13 +128,29 @@ def ingest_parsed(parsed: Parsed, domain: Domain, *, root: Path, checked: Checke
         What became of each reading.
 
     Raises:
+        DataError: A site would have measured and simulated readings.
         StorageError: The store cannot be written.
     """
     checked = checked or check_parsed(parsed, domain)
     store = ReadingStore(root, domain)
+    _refuse_mixed(store, checked.accepted)
     known = store.sites()
     sites = [_with_known_facts(site, known.get(site.name)) for site in parsed.sites]
     return _summary(parsed, checked, store.append(checked, sites), domain)
+
+
+def _refuse_mixed(store: ReadingStore, accepted: pd.DataFrame) -> None:
+    """Simulated rows may train, never evaluate: no site may have both kinds, or nothing could tell them apart later."""
+    rows = pd.concat([store.readings(columns=("source",)), accepted[["site", "source"]]], ignore_index=True)
+    simulated = rows["source"].str.startswith("sim:").astype(bool)
+    mixed = sorted(set(rows.loc[simulated, "site"]) & set(rows.loc[~simulated, "site"]))
+    if mixed:
+        raise DataError(
+            f"Measured and simulated readings of {store.domain.name} have the same {store.domain.entity}",
+            found=", ".join(mixed[:5]),
+            remedy="Give it another name (--site), or keep measured readings in a folder of their own: "
+            "TOWNCAST_DATA_DIR.",
+        )
 
 
 def check_parsed(parsed: Parsed, domain: Domain) -> Checked:

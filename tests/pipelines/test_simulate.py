@@ -14,12 +14,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from features.domains import DOMAINS
-from features.errors import InvalidParameterError, StorageError
+from features.errors import DataError, InvalidParameterError, StorageError
 from features.feast_repository import FeatureRepository
-from features.readings import content_hash
+from features.readings import content_hash, make_readings
+from features.sources.parsed import Parsed, join_rejected
 from features.store import ReadingStore
+from features.vocabulary import Site
 from pipelines import simulate as job
 from pipelines.cli import app
+from pipelines.ingest import ingest_parsed
 from pipelines.settings import Settings
 from pipelines.simulate import RolloutError, plan_run, raise_failed, simulate
 from sim_env.process.zone_tanks import ZonesScenario
@@ -129,6 +132,19 @@ def test_a_full_disk_leaves_no_half_a_week(tmp_path: Path, monkeypatch: pytest.M
         job._roll_out(run, 0)
     assert run.missing == [0]
     assert list(run.folder.iterdir()) == []
+
+
+def test_no_site_has_measured_and_simulated_readings(tmp_path: Path, console: Console) -> None:
+    settings = settings_in(tmp_path)
+    run = plan_run("process", weeks=1, settings=settings, usual=ZonesScenario(hours=2))
+    simulate(run, workers=1, settings=settings, console=console)
+    before = readings_in(settings)
+    moments = pd.date_range("2026-01-05", periods=3, freq="h", tz="UTC")
+    measured = make_readings(site="zone_1", quantity="inflow", valid_at=moments, value=[1, 2, 3], source="sensor:meter")
+    parsed = Parsed(readings=measured, rejected=join_rejected([]), sites=[Site(name="zone_1")], rows=3)
+    with pytest.raises(DataError, match=r"same zone.*zone_1.*another name"):
+        ingest_parsed(parsed, WATER, root=settings.readings_dir)
+    assert content_hash(readings_in(settings)) == content_hash(before)
 
 
 def test_impossible_runs_are_refused_before_any_work(tmp_path: Path) -> None:
