@@ -141,7 +141,8 @@ def ingest_parsed(parsed: Parsed, domain: Domain, *, root: Path, checked: Checke
 
 def _refuse_mixed(store: ReadingStore, accepted: pd.DataFrame) -> None:
     """Simulated rows may train, never evaluate: no site may have both kinds, or nothing could tell them apart later."""
-    rows = pd.concat([store.readings(columns=("source",)), accepted[["site", "source"]]], ignore_index=True)
+    known = store.readings(sites=accepted["site"].unique().tolist(), columns=("source",))
+    rows = pd.concat([known, accepted[["site", "source"]]], ignore_index=True)
     simulated = rows["source"].str.startswith("sim:").astype(bool)
     mixed = sorted(set(rows.loc[simulated, "site"]) & set(rows.loc[~simulated, "site"]))
     if mixed:

@@ -17,12 +17,13 @@ from features.registry import Registry
 from features.vocabulary import Site
 from sim_env.air.stations import air_readings
 from sim_env.process.zone_tanks import ZonesScenario, ZoneTanksSimulator
+from sim_env.run_part import RunPart
 from sim_env.simulator import SIMULATORS
 from sim_env.traffic.town_run import run_town
 from sim_env.traffic.town_scenario import TownScenario
 from sim_env.traffic.town_simulators import demand_readings, traffic_readings
 
-Scenario = TypeVar("Scenario")
+Scenario = TypeVar("Scenario", bound=RunPart)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,6 @@ class Rollouts(Generic[Scenario]):
         domains: Whose readings a rollout gives, and by which simulator their sites are named.
         usual: The scenario of an ordinary week.
         weeks: How many weeks are worth training on, where nobody says.
-        week_of: A scenario's week of a run of a seed.
         run: Readings by domain of one scenario; all randomness comes from the generator.
     """
 
@@ -42,12 +42,11 @@ class Rollouts(Generic[Scenario]):
     domains: dict[str, str]
     usual: Scenario
     weeks: int
-    week_of: Callable[[Scenario, int, int], Scenario]
     run: Callable[[Scenario, np.random.Generator], dict[str, pd.DataFrame]]
 
     def week(self, usual: Scenario, *, seed: int, week: int) -> Scenario:
         """Scenario `week` of a run."""
-        return self.week_of(usual, seed, week)
+        return dataclasses.replace(usual, run_seed=seed, week=week)
 
     def readings(self, scenario: Scenario, *, seed: int, week: int) -> pd.DataFrame:
         """Readings of a week, with their `domain`; the same for the same arguments, in any process."""
@@ -74,17 +73,9 @@ def rollouts_of(domain: str) -> Rollouts[Any] | None:
     return next((kind for kind in ROLLOUTS.values() if domain in kind.domains), None)
 
 
-def _town_week(usual: TownScenario, seed: int, week: int) -> TownScenario:
-    return dataclasses.replace(usual, run_seed=seed, week=week)
-
-
 def _town_readings(scenario: TownScenario, rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     run = run_town(scenario, rng=rng)
     return {"traffic": traffic_readings(run), "demand": demand_readings(run), "pollution": air_readings(run)}
-
-
-def _zones_week(usual: ZonesScenario, seed: int, week: int) -> ZonesScenario:
-    return dataclasses.replace(usual, run_seed=seed, week=week)
 
 
 def _zones_readings(scenario: ZonesScenario, rng: np.random.Generator) -> dict[str, pd.DataFrame]:
@@ -98,7 +89,6 @@ ROLLOUTS.register(
         domains={"traffic": "sumo", "demand": "sumo_demand", "pollution": "dispersion"},
         usual=TownScenario(),
         weeks=40,
-        week_of=_town_week,
         run=_town_readings,
     ),
 )
@@ -109,7 +99,6 @@ ROLLOUTS.register(
         domains={"water": "zone_tanks"},
         usual=ZonesScenario(),
         weeks=52,
-        week_of=_zones_week,
         run=_zones_readings,
     ),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,10 @@ class RunPart:
     def clock(self) -> Site:
         """A site with the town's clock and holidays."""
         return Site(name="town", timezone=self.timezone, country=self.country, subdivision=self.subdivision)
+
+    def site(self, name: str, **facts: Any) -> Site:
+        """A site of the town: its clock and holidays, and other facts as `Site` names them."""
+        return replace(self.clock, name=name, **facts)
 
     def weather(self) -> dict[str, Array]:
         """Channels of `sim_env.weather.years_of_weather` in each hour (T)."""

@@ -48,13 +48,10 @@ class DispersionSimulator:
         """The stations, each the others' neighbour."""
         latitude, longitude = place(scenario, counted_edges(scenario)[0].name)
         return [
-            Site(
-                name=name,
+            scenario.site(
+                name,
                 latitude=latitude + north / METRES_PER_DEGREE,
                 longitude=longitude + east / (METRES_PER_DEGREE * math.cos(math.radians(latitude))),
-                timezone=scenario.timezone,
-                country=scenario.country,
-                subdivision=scenario.subdivision,
                 neighbours=tuple(other for other in STATIONS if other != name),
             )
             for name, (east, north) in STATIONS.items()

@@ -149,17 +149,7 @@ class ZoneTanksSimulator:
 
     def sites(self, scenario: ZonesScenario) -> list[Site]:
         """The zones."""
-        return [
-            Site(
-                name=zone.name,
-                latitude=zone.latitude,
-                longitude=zone.longitude,
-                timezone=scenario.timezone,
-                country=scenario.country,
-                subdivision=scenario.subdivision,
-            )
-            for zone in scenario.zones
-        ]
+        return [scenario.site(zone.name, latitude=zone.latitude, longitude=zone.longitude) for zone in scenario.zones]
 
     def rollout(self, scenario: ZonesScenario, *, rng: np.random.Generator) -> pd.DataFrame:
         """Hourly inflow of every zone [L/s], level of its tower [m], and weather.

@@ -127,7 +127,8 @@ def _hourly(
     # The first hour only filled the roads.
     frame = frame[(frame["begin_s"] >= _HOUR_S) & (frame["begin_s"] < (scenario.hours + 1) * _HOUR_S)]
     shape = (len(edges), scenario.hours)
-    row = frame["edge_id"].map({edge.name: index for index, edge in enumerate(edges)}).to_numpy()
+    by_name = {edge.name: index for index, edge in enumerate(edges)}
+    row = frame["edge_id"].map(by_name).to_numpy()
     if np.isnan(row.astype(float)).any():
         raise EngineError(
             "SUMO's edge data name a road that the network lacks", found=str(table), remedy="Run the rollout again."
@@ -137,7 +138,6 @@ def _hourly(
     volume_ET[row, hour] = (frame["entered"] + frame["departed"]).to_numpy()
     departed_ET[row, hour] = frame["departed"].to_numpy()
     speed_ET[row, hour] = frame["speed_mps"].to_numpy() * 3.6
-    by_name = {edge.name: index for index, edge in enumerate(edges)}
     gates = [by_name[control.edge_id] for control in scenario.controls]
     assert len(drawn.multiplier_QP) == (scenario.hours + 1) * QUARTERS
     return TownRun(

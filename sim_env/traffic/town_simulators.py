@@ -169,16 +169,7 @@ def _site(
     attributes: dict[str, float],
 ) -> Site:
     latitude, longitude = place(scenario, edge.name)
-    return Site(
-        name=name,
-        latitude=latitude,
-        longitude=longitude,
-        timezone=scenario.timezone,
-        country=scenario.country,
-        subdivision=scenario.subdivision,
-        neighbours=neighbours,
-        attributes=attributes,
-    )
+    return scenario.site(name, latitude=latitude, longitude=longitude, neighbours=neighbours, attributes=attributes)
 
 
 def place(scenario: TownScenario, name: str) -> tuple[float, float]:
