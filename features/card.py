@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from features.adaptive_intervals import INTERVALS_FILE
 from features.errors import ArtifactError
 from features.files import whole_file
 from features.vocabulary import Site
 
 CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
+# The same graph with its heavy weights in half precision, where it has any.
+HALF_GRAPH_FILE = "model.fp16.onnx"
+# Whatever else lies in an artifact's folder is not read.
+ARTIFACT_FILES = (GRAPH_FILE, HALF_GRAPH_FILE, INTERVALS_FILE)
+# A card of a thousand sites and ten domains' channels has a tenth of that.
+_LARGEST_CARD_BYTES = 16 * 1024 * 1024
 # Alias of the version that serves.
 CHAMPION = "champion"
 # Keys of `Card.trained`: the last moment whose value its weights were fitted to, and the last whose reading the
@@ -41,6 +49,20 @@ class ParityCertificate:
     largest_relative: float
     tolerance: float
     batch_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfPrecision:
+    """What came of putting the heavy weights of a graph into half precision.
+
+    Attributes:
+        nodes: How many nodes were converted; 0 where the graph has none with heavy weights, as trees and Prophet.
+        parity: How closely the converted graph repeats the forecaster; None where there was nothing to convert. Where
+            the difference is above the tolerance the converted graph is not kept.
+    """
+
+    nodes: int
+    parity: ParityCertificate | None = None
 
 
 # Travel time grows with the load v / c as t = t0 (1 + BPR_FACTOR (v / c)^BPR_POWER): Bureau of Public Roads, Traffic
@@ -86,6 +108,9 @@ class Card:
         metrics: Judged on held-out readings, by horizon and metric.
         speed: Volume-speed relation by site.
         trained: When, on what, by what: code version, data hash, feature service, recipe, spans.
+        half_precision: Of the graph in half precision; None where the export did not try.
+        files: SHA-256 of each file beside the card, by its name; `save` renews them. Not compared: they tell what lies
+            in one folder, and a model that is packed twice may differ in bytes.
     """
 
     model: str
@@ -106,17 +131,60 @@ class Card:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     speed: dict[str, SpeedRelation] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
+    half_precision: HalfPrecision | None = None
+    files: dict[str, str] = field(default_factory=dict, compare=False)
 
     def save(self, folder: Path) -> Path:
-        """Write `card.json` into `folder` and return its path.
+        """Write `card.json`, with the hashes of the artifact's files that lie there, into `folder`; return its path.
+
+        It is to be written last: a file that changes later is refused when the artifact is opened.
 
         Raises:
             StorageError: The folder cannot be written.
         """
         path = folder / CARD_FILE
+        hashes = {name: _sha256(folder / name) for name in ARTIFACT_FILES if (folder / name).is_file()}
         with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+            temporary.write_text(json.dumps({**asdict(self), "files": hashes}, indent=1), encoding="utf-8")
         return path
+
+
+def check_files(folder: Path, card: Card) -> None:
+    """Prove that the files beside a card are those that it was written for.
+
+    Raises:
+        ArtifactError: One is missing, changed, without a hash, or a link to somewhere else.
+    """
+    present = [name for name in ARTIFACT_FILES if (folder / name).exists() or (folder / name).is_symlink()]
+    for name in sorted({*present, *card.files, GRAPH_FILE}):
+        found = _difference(folder, name, card.files.get(name))
+        if found:
+            raise ArtifactError(
+                "A file of the artifact is not the one that its card was written for",
+                found=f"{folder / name}: {found}",
+                remedy=f"Do not serve it; train the model again, with `towncast train {card.domain}`.",
+            )
+
+
+def _difference(folder: Path, name: str, expected: str | None) -> str:
+    """What is wrong with a file; "" where nothing is."""
+    path = folder / name
+    if name not in ARTIFACT_FILES:
+        return "an artifact has no such file"
+    if not isinstance(expected, str) or not expected:
+        return "the card has no hash of it"
+    if path.is_symlink() or not path.is_file():
+        return "it is missing, or not a plain file"
+    try:
+        actual = _sha256(path)
+    except OSError as error:
+        return str(error)
+    return "" if actual == expected else f"SHA-256 {actual}, the card says {expected}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_card(folder: Path) -> Card:
@@ -127,7 +195,7 @@ def load_card(folder: Path) -> Card:
     """
     path = folder / CARD_FILE
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(_small_text(path))
         tuples = ("history_channels", "future_channels", "static_channels", "levels")
         return Card(
             **{
@@ -137,11 +205,31 @@ def load_card(folder: Path) -> Card:
                 "input_range": {name: (low, high) for name, (low, high) in content["input_range"].items()},
                 "parity": ParityCertificate(**content["parity"]),
                 "speed": {name: SpeedRelation(**relation) for name, relation in content["speed"].items()},
+                "half_precision": _half_precision(content.get("half_precision")),
+                "files": dict(content.get("files", {})),
             }
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    # RecursionError: JSON that is nested thousands deep.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(
             "The model card cannot be read",
             found=f"{path}: {error}",
             remedy="Register the model again, with `towncast train`.",
         ) from error
+
+
+def _half_precision(content: dict[str, Any] | None) -> HalfPrecision | None:
+    if content is None:
+        return None
+    parity = content["parity"]
+    return HalfPrecision(nodes=content["nodes"], parity=None if parity is None else ParityCertificate(**parity))
+
+
+def _small_text(path: Path) -> str:
+    """The text of a plain file of ordinary size."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError("it is not a plain file")
+    size = path.stat().st_size
+    if size > _LARGEST_CARD_BYTES:
+        raise ValueError(f"{size} bytes, at most {_LARGEST_CARD_BYTES} are read")
+    return path.read_text(encoding="utf-8")

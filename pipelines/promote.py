@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from features.alias_history import CANDIDATE, AliasChange
 from features.card import TRAINED_UNTIL, Card
 from features.domains import DOMAINS
 from features.errors import ArtifactError, InvalidParameterError, NotEnoughDataError, PromotionError
@@ -21,13 +22,12 @@ from features.vocabulary import Domain, Float32Array, Quantity
 from pipelines.prepare import prepare
 from pipelines.settings import Settings
 from pipelines.steps import Steps
-from training.alias_history import AliasChange
 from training.calibrate import adapt_from_nothing
 from training.forecaster import predict_set
 from training.gate import Candidate, Champion, GateRules, HeldOut, Verdict, judge_candidate
 from training.graph_forecaster import GraphForecaster, layout_differences, open_graph
 from training.models.seasonal import SeasonalForecaster
-from training.registry import CANDIDATE, ModelRegistry, Registered, model_name
+from training.registry import ModelRegistry, Registered, model_name
 from training.tracking import Tracking
 from training.window_set import WindowSet
 

@@ -7,27 +7,30 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import onnx
 
 from features.adaptive_intervals import INTERVALS_FILE
-from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, Card, registered_name
-from features.errors import ArtifactError, InvalidParameterError, PromotionError, UnknownNameError
+from features.alias_history import (
+    AWAITING_TAG,
+    CANDIDATE,
+    AliasChange,
+    champions_in_line,
+    change_alias,
+    make_champion,
+    read_history,
+    withdraw_candidate,
+)
+from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, HALF_GRAPH_FILE, Card, registered_name
+from features.errors import ArtifactError, PromotionError, UnknownNameError
 from features.vocabulary import Domain, Quantity
-from training.alias_history import AliasChange, champions_in_line, read_history, who
 from training.gate import Verdict, verdict_from_json
 from training.tracking import Tracking
 
-# Alias of the version that passed the gate and waits for a person.
-CANDIDATE = "candidate"
 VERDICT_FILE = "verdict.json"
-_AWAITING_TAG = "awaiting_approval"
 _GATE_TAG = "gate"
 _VERDICT_TAG = "verdict_run_id"
-# A tag's value holds 5,000 characters in MLflow's databases.
-_LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,23 +201,14 @@ class ModelRegistry:
             PromotionError: It is champion already.
             InvalidParameterError: The reason is too long.
         """
-        if self._alias(registered.name, CHAMPION) == registered.version:
-            raise PromotionError(
-                f"Version {registered.version} of {registered.name} is champion already",
-                remedy="See `towncast aliases` for how it came to it.",
-            )
-        change = self._change(
+        return make_champion(
+            self.tracking.connect(),
             registered.name,
-            CHAMPION,
             registered.version,
-            action="promote",
             reason=reason,
             verdict_run_id=verdict_run_id,
             approved_by=approved_by,
         )
-        if self._alias(registered.name, CANDIDATE) == registered.version:
-            self.withdraw(registered.name, reason="promoted")
-        return change
 
     def nominate(self, registered: Registered, *, reason: str, verdict_run_id: str = "") -> None:
         """Make a version the candidate that waits for a person's approval, in place of an earlier one."""
@@ -223,9 +217,10 @@ class ModelRegistry:
         if earlier == registered.version:
             return
         if earlier is not None:
-            client.delete_model_version_tag(registered.name, str(earlier), _AWAITING_TAG)
-        client.set_model_version_tag(registered.name, str(registered.version), _AWAITING_TAG, "true")
-        self._change(
+            client.delete_model_version_tag(registered.name, str(earlier), AWAITING_TAG)
+        client.set_model_version_tag(registered.name, str(registered.version), AWAITING_TAG, "true")
+        change_alias(
+            client,
             registered.name,
             CANDIDATE,
             registered.version,
@@ -238,8 +233,7 @@ class ModelRegistry:
         """Let nobody be candidate."""
         version = self._alias(name, CANDIDATE)
         if version is not None:
-            self._change(name, CANDIDATE, None, action="withdraw", reason=reason)
-            self.tracking.connect().delete_model_version_tag(name, str(version), _AWAITING_TAG)
+            withdraw_candidate(self.tracking.connect(), name, version, reason=reason)
 
     def previous_champion(self, name: str) -> Registered:
         """The version that a rollback makes champion.
@@ -267,7 +261,7 @@ class ModelRegistry:
             UnknownNameError: Its version was deleted.
         """
         earlier = self.previous_champion(name)
-        return self._change(name, CHAMPION, earlier.version, action="rollback", reason=reason)
+        return change_alias(self.tracking.connect(), name, CHAMPION, earlier.version, action="rollback", reason=reason)
 
     def was_rolled_back(self, registered: Registered) -> bool:
         """Whether somebody took the champion's alias from this version by a rollback."""
@@ -280,47 +274,6 @@ class ModelRegistry:
     def history(self, name: str) -> tuple[AliasChange, ...]:
         """All changes of a model's aliases, oldest first; none where it is not registered."""
         return read_history(*self._tags_and_aliases(name))
-
-    def _change(
-        self,
-        name: str,
-        alias: str,
-        version: int | None,
-        *,
-        action: str,
-        reason: str,
-        verdict_run_id: str = "",
-        approved_by: str = "",
-    ) -> AliasChange:
-        """Write a change into the history, then do it: a crash between leaves a line, never an unexplained alias."""
-        if len(reason) > _LONGEST_REASON:
-            raise InvalidParameterError(
-                parameter="reason",
-                provided=f"{reason[:40]}...",
-                allowed=f"at most {_LONGEST_REASON} characters",
-                fact="The reason is too long for the history",
-                remedy=f"Say it in {_LONGEST_REASON} characters.",
-            )
-        past = self.history(name)
-        change = AliasChange(
-            number=1 + max((before.number for before in past), default=0),
-            at=datetime.now(UTC).isoformat(timespec="microseconds"),
-            alias=alias,
-            action=action,
-            by=who(),
-            from_version=self._alias(name, alias),
-            to_version=version,
-            reason=reason,
-            verdict_run_id=verdict_run_id,
-            approved_by=approved_by,
-        )
-        client = self.tracking.connect()
-        client.set_registered_model_tag(name, *change.as_tag())
-        if version is None:
-            client.delete_registered_model_alias(name, alias)
-        else:
-            client.set_registered_model_alias(name, alias, str(version))
-        return change
 
     def _alias(self, name: str, alias: str) -> int | None:
         return self._tags_and_aliases(name)[1].get(alias)
@@ -363,8 +316,9 @@ def _pack(folder: Path, card: Card, packed: Path) -> Path:
             pip_requirements=["onnxruntime", "numpy"],
             save_as_external_data=False,
         )
+    for name in (HALF_GRAPH_FILE, INTERVALS_FILE):
+        if (folder / name).is_file():
+            shutil.copy2(folder / name, packed)
+    # Last: it holds the hashes of the files beside it, and MLflow has written the graph anew.
     card.save(packed)
-    intervals = folder / INTERVALS_FILE
-    if intervals.is_file():
-        shutil.copy2(intervals, packed)
     return packed

@@ -14,6 +14,7 @@ from features.windows import Panel
 from training.evaluate import Metrics, judge_horizons, judge_leads, pick_horizons, site_scales, skill_interval
 from training.export import export_graph
 from training.forecaster import Forecaster, predict_set
+from training.half_precision import export_half
 from training.models.seasonal import SeasonalForecaster
 from training.plots import plot_error_by_lead, plot_forecast, save_figure
 from training.speed_relation import fit_speed_relation
@@ -106,7 +107,7 @@ def export_with_card(
     speeds: dict[str, Float32Array],
     trained: dict[str, str],
 ) -> Card:
-    """Write graph and card into `folder`.
+    """Write graph, the graph in half precision where there is one, and card into `folder`; the card last.
 
     Args:
         forecaster: Fitted.
@@ -121,7 +122,8 @@ def export_with_card(
     """
     domain, panel = forecaster.domain, splits.train.panel
     chosen = np.linspace(0, len(splits.test) - 1, _PARITY_WINDOWS).astype(int)
-    parity: ParityCertificate = export_graph(forecaster, splits.test.windows(chosen), folder)
+    sample = splits.test.windows(chosen)
+    parity: ParityCertificate = export_graph(forecaster, sample, folder)
     card = Card(
         model=_model_name(forecaster),
         domain=domain.name,
@@ -149,6 +151,7 @@ def export_with_card(
             if any(quantity.name == "speed" for quantity in domain.auxiliaries)
         },
         trained=trained,
+        half_precision=export_half(forecaster, sample, folder),
     )
     card.save(folder)
     return card

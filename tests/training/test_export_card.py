@@ -1,15 +1,30 @@
 """The card comes back as it was written, and a damaged one is refused."""
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from features.card import CARD_FILE, Card, ParityCertificate, SpeedRelation, load_card
+from features.adaptive_intervals import INTERVALS_FILE, AdaptiveIntervals
+from features.card import (
+    CARD_FILE,
+    GRAPH_FILE,
+    HALF_GRAPH_FILE,
+    Card,
+    HalfPrecision,
+    ParityCertificate,
+    SpeedRelation,
+    check_files,
+    load_card,
+)
 from features.errors import ArtifactError, StorageError
 from features.vocabulary import Site
+from training.registry import _pack
 
 CARD = Card(
     model="traffic-lstm",
@@ -33,6 +48,9 @@ CARD = Card(
     metrics={"24h": {"mae": 201.5, "skill": 0.1}},
     speed={"B": SpeedRelation(free_flow_km_per_h=50.0, capacity_veh_per_h=1800.0, measured=True)},
     trained={"recipe": "quick"},
+    half_precision=HalfPrecision(
+        nodes=6, parity=ParityCertificate(windows=64, largest_relative=2e-4, tolerance=5e-3, batch_hash="0")
+    ),
 )
 
 
@@ -55,6 +73,56 @@ def test_writing_again_replaces(tmp_path: Path) -> None:
     dataclasses.replace(CARD, model="traffic-seasonal").save(tmp_path)
     assert load_card(tmp_path).model == "traffic-seasonal"
     assert [path.name for path in tmp_path.iterdir()] == [CARD_FILE]
+
+
+def test_a_card_says_whether_a_conversion_was_tried(tmp_path: Path) -> None:
+    for half in (None, HalfPrecision(nodes=0)):
+        dataclasses.replace(CARD, half_precision=half).save(tmp_path)
+        assert load_card(tmp_path).half_precision == half
+
+
+def test_saving_a_card_seals_the_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / GRAPH_FILE).write_bytes(b"graph")
+    (tmp_path / "other.txt").write_text("not of the artifact")
+    CARD.save(tmp_path)
+    sealed = load_card(tmp_path)
+    assert sealed == CARD
+    assert sealed.files == {GRAPH_FILE: hashlib.sha256(b"graph").hexdigest()}
+    check_files(tmp_path, sealed)
+    (tmp_path / GRAPH_FILE).write_bytes(b"another")
+    with pytest.raises(ArtifactError, match="not the one that its card was written for"):
+        check_files(tmp_path, sealed)
+    sealed.save(tmp_path)
+    check_files(tmp_path, load_card(tmp_path))
+
+
+def test_a_card_of_before_there_were_hashes_is_read_and_its_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / GRAPH_FILE).write_bytes(b"graph")
+    content = json.loads(CARD.save(tmp_path).read_text(encoding="utf-8"))
+    del content["files"], content["half_precision"]
+    (tmp_path / CARD_FILE).write_text(json.dumps(content), encoding="utf-8")
+    old = load_card(tmp_path)
+    assert old == dataclasses.replace(CARD, half_precision=None)
+    with pytest.raises(ArtifactError, match=r"no hash of it.*towncast train traffic"):
+        check_files(tmp_path, old)
+
+
+def test_what_mlflow_packs_is_sealed_as_it_was_packed(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["history"], ["quantiles"])],
+        "same",
+        [helper.make_tensor_value_info("history", TensorProto.FLOAT, ["B", 1])],
+        [helper.make_tensor_value_info("quantiles", TensorProto.FLOAT, ["B", 1])],
+    )
+    folder, packed = tmp_path / "artifact", tmp_path / "packed"
+    folder.mkdir()
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / GRAPH_FILE)
+    AdaptiveIntervals(("A",), (24,), CARD.levels).save(folder)
+    (folder / HALF_GRAPH_FILE).write_bytes((folder / GRAPH_FILE).read_bytes())
+    _pack(folder, CARD, packed)
+    card = load_card(packed)
+    assert set(card.files) == {GRAPH_FILE, HALF_GRAPH_FILE, INTERVALS_FILE}
+    check_files(packed, card)
 
 
 @pytest.mark.parametrize(

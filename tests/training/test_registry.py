@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
+from features.alias_history import AliasChange, champions_in_line
 from features.card import CHAMPION, GRAPH_FILE, Card, load_card, registered_name
 from features.domains import DOMAINS
 from features.errors import ArtifactError, InvalidParameterError, PromotionError, UnknownNameError
 from features.vocabulary import Domain, Site
 from features.windows import make_windows, panel_from_blocks
-from training.alias_history import AliasChange, champions_in_line
 from training.export import export_graph
 from training.gate import Check, Verdict
 from training.models.seasonal import SeasonalForecaster
