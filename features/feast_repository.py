@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-from datetime import timedelta
+import sqlite3
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,20 +22,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import NotEnoughDataError
+from features.feast_definitions import definitions
+from features.feast_definitions import training_service as training_service
 from features.files import make_folder, whole_file
-from features.online_history import OnlineHistory, window_of, with_neighbours
+from features.online_history import OnlineHistory, histories_of, window_of, with_neighbours
+from features.online_news import Told
+from features.online_store import OnlineStore, blobs_of, online_store_config, open_news
 from features.readings import KEY_COLUMNS, epoch_s
+from features.settings import StorageSettings
 from features.store import ReadingStore
-from features.vocabulary import Domain, Site, Window
-from features.windows import Panel, build_panel, make_windows
+from features.stored_files import one_writer
+from features.vocabulary import Domain, Int64Array, Window
+from features.windows import Panel, build_panel
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-# Raised when the meaning of a feature changes: models name the version that they were trained on.
-FEATURES_VERSION = 2
-# Histories travel as bytes: Feast's way through Arrow turns a missing value inside a list into 0, and bytes are faster.
-_BLOB = np.dtype("<f4")
+_PUSH_LOCK = ".push.lock"
+# How many sites' readings are in memory at a time: some 20,000 rows each.
+_SITES_AT_ONCE = 20
+# Changes that begin within so long of each other are read together [s].
+_TOGETHER_S = 21600
 _MOMENT_TYPE = pa.timestamp("us", tz="UTC")
 _OFFLINE_SCHEMA = pa.schema(
     [
@@ -47,14 +56,13 @@ _OFFLINE_SCHEMA = pa.schema(
 )
 
 
-def training_service(domain: Domain) -> str:
-    """Name of the feature service that training reads."""
-    return f"{domain.name}_training_v{FEATURES_VERSION}"
-
-
-def serving_service(domain: Domain) -> str:
-    """Name of the feature service that serving reads."""
-    return f"{domain.name}_serving_v{FEATURES_VERSION}"
+def open_repository(settings: StorageSettings, domain: Domain) -> FeatureRepository:
+    """The repository of a domain where the settings say; nothing is opened yet."""
+    return FeatureRepository(
+        settings.feast_dir,
+        ReadingStore(settings.readings_dir, domain),
+        online_store_url=settings.online_store_url,
+    )
 
 
 class FeatureRepository:
@@ -63,12 +71,15 @@ class FeatureRepository:
     Args:
         root: Folder of the repository (registry, offline Parquet, SQLite online store); made by `apply`.
         readings: Where the readings are.
+        online_store_url: Redis that holds the online store; empty for SQLite in the folder, see `StorageSettings`.
     """
 
-    def __init__(self, root: Path, readings: ReadingStore) -> None:
+    def __init__(self, root: Path, readings: ReadingStore, *, online_store_url: str = "") -> None:
         self.readings = readings
         self.domain = readings.domain
         self.folder = root / self.domain.name
+        self._online_store_url = online_store_url
+        self._news = open_news(online_store_url, self.domain.name, folder=self.folder)
 
     @functools.cached_property
     def _store(self) -> FeatureStore:
@@ -80,10 +91,14 @@ class FeatureRepository:
             provider="local",
             registry=str(self.folder / "registry.db"),
             offline_store={"type": "duckdb"},
-            online_store={"type": "sqlite", "path": str(self.folder / "online.db")},
+            online_store=online_store_config(self._online_store_url, folder=self.folder),
             entity_key_serialization_version=3,
         )
         return FeatureStore(config=config)
+
+    @functools.cached_property
+    def _online(self) -> OnlineStore:
+        return OnlineStore(self.domain, self._store, f"{self.domain.name}_window")
 
     def exists(self) -> bool:
         """Whether `apply` was ever called."""
@@ -95,77 +110,19 @@ class FeatureRepository:
         Raises:
             StorageError: The folder cannot be written.
         """
-        from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource
-        from feast.types import Bytes, Float64, Int64, String
-        from feast.value_type import ValueType
-
-        domain = self.domain
         self._write_offline_sources()
-        site = Entity(name="site", join_keys=["site"], value_type=ValueType.STRING, description=f"a {domain.entity}")
-        moment = Entity(
-            name="moment",
-            join_keys=["valid_at_s"],
-            value_type=ValueType.INT64,
-            description="moment that a value is true for [s since 1970]",
-        )
-        views: list[Any] = []
-        for quantity in domain.inputs:
-            source = FileSource(
-                name=f"{domain.name}_{quantity.name}_readings",
-                path=str(self._source_path(quantity.name).absolute()),
-                timestamp_field="valid_at",
-                created_timestamp_column="available_at",
-            )
-            views.append(
-                FeatureView(
-                    name=f"{domain.name}_{quantity.name}",
-                    entities=[site, moment],
-                    ttl=timedelta(0),
-                    schema=[
-                        Field(name="site", dtype=String),
-                        Field(name="valid_at_s", dtype=Int64),
-                        Field(name="value", dtype=Float64, description=f"{quantity.description} [{quantity.unit}]"),
-                        Field(name="available_at_s", dtype=Int64, description="when it became known [s since 1970]"),
-                    ],
-                    source=source,
-                    online=False,
-                )
-            )
-        push = PushSource(
-            name=f"{domain.name}_push",
-            batch_source=FileSource(
-                name=f"{domain.name}_snapshot", path=str(self._snapshot_path.absolute()), timestamp_field="written_at"
-            ),
-        )
-        arrays = [
-            Field(
-                name=quantity.name,
-                dtype=Bytes,
-                description=f"{self._stored_steps(quantity.name)} steps from the first of the history on, "
-                f"little-endian float32 [{quantity.unit}]",
-            )
-            for quantity in domain.inputs
-        ]
-        window = FeatureView(
-            name=f"{domain.name}_window",
-            entities=[site],
-            ttl=timedelta(0),
-            schema=[Field(name="site", dtype=String), *arrays, Field(name="valid_until_s", dtype=Int64)],
-            source=push,
-            online=True,
-        )
-        services = [
-            FeatureService(name=training_service(domain), features=views),
-            FeatureService(name=serving_service(domain), features=[window]),
-        ]
+        objects = definitions(self.domain, source_path=self._source_path, snapshot_path=self._snapshot_path)
         if not self._snapshot_path.exists():
-            self._write_snapshot(self._blocks([], origin_s=0))
-        self._store.apply([site, moment, *views, push, window, *services])
+            self._write_snapshot(self._rows({}))
+        self._store.apply(objects)
+        self._let_read_while_written()
 
-    def _stored_steps(self, quantity: str) -> int:
-        """How much of a quantity the online store holds: its history, and what is known ahead of it."""
-        ahead = self.domain.horizon_steps if quantity in self.domain.known_ahead else 0
-        return self.domain.history_steps + ahead
+    def _let_read_while_written(self) -> None:
+        """SQLite's write-ahead log: a worker that reads does not wait for one that writes. The file keeps that."""
+        path = self.folder / "online.db"
+        if path.exists():
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
 
     def _source_path(self, quantity: str) -> Path:
         return self.folder / "offline" / f"{quantity}.parquet"
@@ -290,65 +247,112 @@ class FeatureRepository:
         Raises:
             StorageError: The folder cannot be written.
         """
-        rows = self._blocks(list(self.readings.sites().values()), origin_s=self._step_of(as_of), as_of=as_of)
-        self._write_snapshot(rows)
-        written = pd.Timestamp(rows["written_at"].max()) if len(rows) else as_of
-        # Feast prints what it does; callers show progress in their own way.
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._store.materialize(
-                start_date=(written - timedelta(days=1)).to_pydatetime(),
-                end_date=(written + timedelta(seconds=1)).to_pydatetime(),
-                feature_views=[f"{self.domain.name}_window"],
-            )
+        with one_writer(self.folder, _PUSH_LOCK):
+            histories = self._whole_histories(list(self.readings.sites()), as_of=as_of)
+            rows = self._rows(histories)
+            self._write_snapshot(rows)
+            written = pd.Timestamp(rows["written_at"].max()) if len(rows) else as_of
+            # Feast prints what it does; callers show progress in their own way.
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._store.materialize(
+                    start_date=(written - timedelta(days=1)).to_pydatetime(),
+                    end_date=(written + timedelta(seconds=1)).to_pydatetime(),
+                    feature_views=[f"{self.domain.name}_window"],
+                )
+            self._news.tell(histories)
         return len(rows)
 
     def push(self, sites: list[str], *, as_of: pd.Timestamp) -> None:
-        """Bring the online store up to what was known of some sites at `as_of`, through the push source."""
-        from feast.data_source import PushMode
+        """Bring the online store up to what was known of some sites at `as_of`, from all of their readings.
 
+        Raises:
+            StorageError: The online store does not answer.
+        """
         known = self.readings.sites()
-        rows = self._blocks([known[name] for name in sites], origin_s=self._step_of(as_of), as_of=as_of)
-        self._store.push(f"{self.domain.name}_push", rows, to=PushMode.ONLINE)
+        with one_writer(self.folder, _PUSH_LOCK):
+            self._write_online(self._whole_histories([known[name].name for name in sites], as_of=as_of))
+
+    def push_changes(self, readings: pd.DataFrame, *, as_of: pd.Timestamp) -> None:
+        """Bring the online store up to readings that were just stored: like `push`, but only their steps are computed.
+
+        Steps from a site's last one on are computed too. Anything else that was stored before, and only became known
+        since, takes `push` or `materialise`.
+
+        Args:
+            readings: The columns `site` and `valid_at` of what was stored, of known sites.
+            as_of: Now.
+
+        Raises:
+            StorageError: The online store does not answer.
+        """
+        first_s = readings.assign(end_s=self._step_end(readings["valid_at"])).groupby("site")["end_s"].min()
+        origin_s, step_s = self._step_of(as_of), self.domain.step_s
+        with one_writer(self.folder, _PUSH_LOCK):
+            before = self._online.read([str(site) for site in first_s.index])
+            before = {site: history for site, history in before.items() if history.valid_until_s <= origin_s}
+            histories = self._whole_histories([str(site) for site in first_s.index if site not in before], as_of=as_of)
+            # Sites whose changes begin at about one time are read together: a straggler sends no other far back.
+            groups: dict[int, list[str]] = {}
+            for site, history in before.items():
+                begin_s = min(int(first_s[site]), history.valid_until_s) - step_s
+                groups.setdefault(begin_s // _TOGETHER_S * _TOGETHER_S // step_s * step_s, []).append(site)
+            for begin_s, sites in groups.items():
+                rows = self._known(sites, origin_s=origin_s, as_of=as_of, start=_moment(begin_s))
+                rows = rows[self._step_end(rows["valid_at"]) > begin_s]
+                histories |= histories_of(self.domain, rows, origin_s=origin_s, before=before)
+            self._write_online(histories)
+
+    def news_since(self, number: int) -> Told:
+        """Which sites' histories were written since an earlier answer; a number below 0 knows of none.
+
+        Raises:
+            StorageError: The online store does not answer.
+        """
+        return self._news.since(number)
+
+    def _write_online(self, histories: Mapping[str, OnlineHistory]) -> None:
+        if histories:
+            self._online.write(histories, written_at=datetime.now(UTC))
+            self._news.tell(histories)
 
     def _step_of(self, moment: pd.Timestamp) -> int:
         return int(moment.timestamp()) // self.domain.step_s * self.domain.step_s
 
-    def _blocks(self, sites: list[Site], *, origin_s: int, as_of: pd.Timestamp | None = None) -> pd.DataFrame:
-        """Rows of the window view: each site's inputs over one history, up to its last step with any reading.
+    def _step_end(self, moments: pd.Series) -> Int64Array:
+        ends: Int64Array = -(-epoch_s(moments) // self.domain.step_s) * self.domain.step_s
+        return ends
 
-        What is known ahead of that step is kept with it.
-        """
-        domain = self.domain
-        inputs = [quantity.name for quantity in domain.inputs]
-        columns = ["site", "valid_until_s", "written_at", *inputs]
-        rows: list[dict[str, Any]] = []
-        for site in sites:
-            known = self.readings.readings(
-                sites=[site.name],
-                quantities=inputs,
-                end=_moment(origin_s + domain.horizon_steps * domain.step_s),
-                available_by=as_of,
-                columns=("value",),
-            )
-            past_s = epoch_s(known["valid_at"])
-            past_s = past_s[past_s <= origin_s]
-            if len(past_s) == 0:
-                continue
-            until_s = -(-int(past_s.max()) // domain.step_s) * domain.step_s
-            # What became known after the last step, but by now, counts too; the order of revisions is kept.
-            known["available_at"] = known["available_at"].where(
-                known["available_at"] <= _moment(until_s), _moment(until_s)
-            )
-            panel = build_panel(domain, [site], known, first_origin_s=until_s, last_origin_s=until_s)
-            window = make_windows(panel, [0], [panel.first_origin])
-            arrays = {}
-            for index, name in enumerate(inputs):
-                values = window.history_BLK[0, :, index]
-                if name in domain.known_ahead:
-                    ahead = window.future_BHK[0, :, domain.future_channels.index(name)]
-                    values = np.concatenate([values, ahead])
-                arrays[name] = values.astype(_BLOB).tobytes()
-            rows.append({"site": site.name, "valid_until_s": until_s, "written_at": pd.Timestamp.now("UTC"), **arrays})
+    def _known(
+        self, sites: list[str], *, origin_s: int, as_of: pd.Timestamp, start: pd.Timestamp | None = None
+    ) -> pd.DataFrame:
+        """Readings of the inputs that were known, up to one horizon after the origin."""
+        return self.readings.readings(
+            sites=sites,
+            quantities=[quantity.name for quantity in self.domain.inputs],
+            start=start,
+            end=_moment(origin_s + self.domain.horizon_steps * self.domain.step_s),
+            available_by=as_of,
+            columns=("value",),
+        )
+
+    def _whole_histories(self, sites: list[str], *, as_of: pd.Timestamp) -> dict[str, OnlineHistory]:
+        """Histories from all readings."""
+        histories: dict[str, OnlineHistory] = {}
+        origin_s = self._step_of(as_of)
+        for first in range(0, len(sites), _SITES_AT_ONCE):
+            together = sites[first : first + _SITES_AT_ONCE]
+            rows = self._known(together, origin_s=origin_s, as_of=as_of)
+            histories |= histories_of(self.domain, rows, origin_s=origin_s)
+        return histories
+
+    def _rows(self, histories: Mapping[str, OnlineHistory]) -> pd.DataFrame:
+        """Histories as rows of the window view."""
+        now = pd.Timestamp.now("UTC")
+        columns = ["site", "valid_until_s", "written_at", *(quantity.name for quantity in self.domain.inputs)]
+        rows = [
+            {"site": site, "valid_until_s": history.valid_until_s, "written_at": now, **blobs_of(self.domain, history)}
+            for site, history in histories.items()
+        ]
         frame = pd.DataFrame(rows, columns=columns)
         return frame.astype({"valid_until_s": "int64", "written_at": "datetime64[us, UTC]"})
 
@@ -359,21 +363,7 @@ class FeatureRepository:
 
     def online(self, sites: list[str]) -> dict[str, OnlineHistory]:
         """The last histories of some sites from the online store; sites that it does not know are left out."""
-        service = self._store.get_feature_service(serving_service(self.domain))
-        answer = self._store.get_online_features(
-            features=service, entity_rows=[{"site": name} for name in sites]
-        ).to_dict()
-        found = {}
-        for index, name in enumerate(answer["site"]):
-            if answer["valid_until_s"][index] is None:
-                continue
-            steps = self.domain.history_steps + self.domain.horizon_steps
-            values = np.full((steps, len(self.domain.inputs)), np.nan, dtype=np.float32)
-            for channel, quantity in enumerate(self.domain.inputs):
-                array = np.frombuffer(answer[quantity.name][index], dtype=_BLOB)
-                values[: len(array), channel] = array
-            found[name] = OnlineHistory(valid_until_s=int(answer["valid_until_s"][index]), value_TK=values)
-        return found
+        return self._online.read(sites)
 
     def online_window(self, site: str, *, origin_s: int) -> Window:
         """The window of a site at an origin, from the online store.

@@ -33,12 +33,12 @@ class Checked:
         return {str(reason): int(count) for reason, count in self.quarantined["reason"].value_counts().items()}
 
 
-def check_readings(readings: pd.DataFrame, domain: Domain) -> Checked:
-    """Sort readings into accepted and quarantined ones.
+# What a row is refused for that says no more than one before it.
+REPEATED = "repeated row"
 
-    Checked are, in this order: a quantity that the domain knows, a finite value, the quantity's bounds, clocks that are
-    in order (not available before it was true, unless it is of a kind that is forecast), exact repetition, and two
-    values for one key.
+
+def check_readings(readings: pd.DataFrame, domain: Domain) -> Checked:
+    """Sort readings into accepted and quarantined ones, by `refusal_reasons`.
 
     Args:
         readings: Columns as in `READING_COLUMNS`, values in canonical units.
@@ -48,6 +48,24 @@ def check_readings(readings: pd.DataFrame, domain: Domain) -> Checked:
         Both parts; together they hold each row of `readings` once.
     """
     frame = readings[list(READING_COLUMNS)].reset_index(drop=True)
+    reason = refusal_reasons(frame, domain)
+    accepted = frame[reason == ""].reset_index(drop=True)
+    quarantined = frame[reason != ""].assign(reason=reason[reason != ""]).reset_index(drop=True)
+    return Checked(accepted=accepted.assign(outlier=flag_outliers(accepted)), quarantined=quarantined)
+
+
+def refusal_reasons(readings: pd.DataFrame, domain: Domain) -> pd.Series:
+    """Why each row is refused; empty where it is not.
+
+    Checked are, in this order: a quantity that the domain knows, a finite value, the quantity's bounds, clocks that are
+    in order (not available before it was true, unless it is of a kind that is forecast), exact repetition, and two
+    values for one key.
+
+    Args:
+        readings: Columns as in `READING_COLUMNS`, values in canonical units, rows numbered from 0.
+        domain: Names the quantities and their bounds.
+    """
+    frame = readings
     reason = pd.Series("", index=frame.index, dtype=object)
 
     def mark(bad: pd.Series, text: pd.Series | str) -> None:
@@ -64,13 +82,10 @@ def check_readings(readings: pd.DataFrame, domain: Domain) -> Checked:
     early = (frame["available_at"] < frame["valid_at"]) & ~frame["quantity"].isin(domain.known_ahead)
     mark(early, "available before it was true")
     good = frame[reason == ""]
-    mark(good.duplicated([*KEY_COLUMNS, "value"]).reindex(frame.index, fill_value=False), "repeated row")
+    mark(good.duplicated([*KEY_COLUMNS, "value"]).reindex(frame.index, fill_value=False), REPEATED)
     good = frame[reason == ""]
     mark(good.duplicated(KEY_COLUMNS).reindex(frame.index, fill_value=False), "second value for the same moment")
-
-    accepted = frame[reason == ""].reset_index(drop=True)
-    quarantined = frame[reason != ""].assign(reason=reason[reason != ""]).reset_index(drop=True)
-    return Checked(accepted=accepted.assign(outlier=flag_outliers(accepted)), quarantined=quarantined)
+    return reason
 
 
 def flag_outliers(readings: pd.DataFrame) -> pd.Series:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from features.errors import DataError, UnknownNameError
@@ -17,7 +21,12 @@ from features.files import whole_file
 from features.quality import Checked
 from features.readings import KEY_COLUMNS, READING_COLUMNS, content_hash, join_readings
 from features.registry import nearest_names
+from features.stored_files import MOST_TRIES, StoredFiles, one_writer
 from features.vocabulary import Domain, Site
+
+# What becomes of a row.
+STORED, KNOWN, CONTRADICTS = "stored", "known", "contradicts a stored reading"
+_MOMENT_KEY = ["site", "quantity", "valid_at"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +38,18 @@ class Appended:
         known: Rows that the store held already, to the letter.
         quarantined: Rows that were refused, with those that contradict a stored reading.
         reasons: Rows per reason for quarantine.
+        outcomes: Of each accepted row `STORED`, `KNOWN` or `CONTRADICTS`.
     """
 
     stored: int
     known: int
     quarantined: int
     reasons: dict[str, int]
+    outcomes: tuple[str, ...] = ()
 
 
 class ReadingStore:
-    """Readings, quarantine and sites of one domain in a folder.
+    """Readings, quarantine and sites of one domain in a folder; several processes may write it at once.
 
     Args:
         root: Folder of all domains' readings; made at the first write.
@@ -48,40 +59,118 @@ class ReadingStore:
     def __init__(self, root: Path, domain: Domain) -> None:
         self.folder = root / domain.name
         self.domain = domain
+        self._readings = StoredFiles(self.folder / "readings")
+        self._quarantine = StoredFiles(self.folder / "quarantine")
+        # Whether a site's readings are simulated: once it has some that never changes.
+        self._simulated: dict[str, bool] = {}
 
-    def append(self, checked: Checked, sites: list[Site]) -> Appended:
+    def append(self, checked: Checked, sites: list[Site], *, arrived: npt.NDArray[np.bool_] | None = None) -> Appended:
         """Add checked readings; the same batch twice changes nothing.
 
         A row that contradicts a stored one (same key and availability, another value) goes to quarantine.
 
+        Args:
+            checked: Accepted and quarantined rows.
+            sites: Added to the known ones, in place of those of their names.
+            arrived: Of which accepted rows the availability is no more than the moment they came in: such a row is
+                known where any revision of its moment has the same value. By default of none.
+
         Raises:
             StorageError: The folder cannot be written or the disk is full; then nothing of the batch is stored.
         """
-        accepted, quarantined = checked.accepted, checked.quarantined
-        stored = self.readings(columns=("value",))
-        known = 0
-        if len(stored) and len(accepted):
-            merged = accepted.merge(stored, on=KEY_COLUMNS, how="left", suffixes=("", "_stored"))
-            same = (merged["value_stored"] == merged["value"]).to_numpy()
-            other = (merged["value_stored"].notna().to_numpy()) & ~same
-            known = int(same.sum())
-            contradicting = accepted[other].drop(columns="outlier").assign(reason="contradicts a stored reading")
-            quarantined = (
-                pd.concat([quarantined, contradicting], ignore_index=True) if len(contradicting) else quarantined
-            )
-            accepted = accepted[~same & ~other].reset_index(drop=True)
-        if len(quarantined):
-            self._write("quarantine", quarantined, name=_rows_hash(quarantined))
-        if len(accepted):
-            ordered = accepted.sort_values(["site", "quantity", "valid_at"], kind="stable")
-            self._write("readings", ordered, name=content_hash(ordered))
-        self.add_sites(sites)
+        with one_writer(self.folder):
+            outcome = self._outcomes(checked.accepted, arrived)
+            quarantined = checked.quarantined
+            contradicting = checked.accepted[outcome == CONTRADICTS]
+            if len(contradicting):
+                refused = contradicting.drop(columns="outlier").assign(reason=CONTRADICTS)
+                if "raw" in quarantined.columns:
+                    refused["raw"] = ""
+                quarantined = pd.concat([quarantined, refused], ignore_index=True) if len(quarantined) else refused
+            accepted = checked.accepted[outcome == STORED]
+            if len(quarantined):
+                self._quarantine.write(quarantined, name=_rows_hash(quarantined))
+            if len(accepted):
+                # By time, so that a look at some hours reads little of a file.
+                ordered = accepted.sort_values(["valid_at", "site", "quantity"], kind="stable")
+                self._readings.write(ordered, name=content_hash(ordered))
+            self.add_sites(sites)
         reasons = {str(key): int(count) for key, count in quarantined["reason"].value_counts().items()}
-        return Appended(stored=len(accepted), known=known, quarantined=len(quarantined), reasons=reasons)
+        return Appended(
+            stored=len(accepted),
+            known=int((outcome == KNOWN).sum()),
+            quarantined=len(quarantined),
+            reasons=reasons,
+            outcomes=tuple(outcome.tolist()),
+        )
 
-    def _write(self, part: str, frame: pd.DataFrame, *, name: str) -> None:
-        with whole_file(self.folder / part / f"{name}.parquet") as path:
-            frame.to_parquet(path, index=False, compression="zstd")
+    def _outcomes(self, accepted: pd.DataFrame, arrived: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.object_]:
+        """What is to become of each accepted row."""
+        outcome: npt.NDArray[np.object_] = np.full(len(accepted), STORED, dtype=object)
+        if not len(accepted):
+            return outcome
+        came = np.zeros(len(accepted), dtype=np.bool_) if arrived is None else arrived
+        stored = self._stored_beside(accepted)
+        if len(stored):
+            merged = accepted[[*KEY_COLUMNS, "value"]].merge(
+                stored, on=KEY_COLUMNS, how="left", suffixes=("", "_stored")
+            )
+            held = merged["value_stored"].to_numpy()
+            same = held == merged["value"].to_numpy()
+            outcome[same] = KNOWN
+            outcome[np.isfinite(held) & ~same] = CONTRADICTS
+        if came.any():
+            content = [*_MOMENT_KEY, "value"]
+            told = pd.concat([stored[content], accepted[content]], ignore_index=True)
+            outcome[came & told.duplicated(content).to_numpy()[len(stored) :]] = KNOWN
+        return outcome
+
+    def _stored_beside(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Key and value of all stored revisions of the moments that `rows` are about."""
+        asked = rows[_MOMENT_KEY].drop_duplicates()
+        found = self._query(
+            f"SELECT {', '.join(f'stored.{column}' for column in [*KEY_COLUMNS, 'value'])} "
+            "FROM read_parquet(?) AS stored SEMI JOIN asked USING (site, quantity, valid_at) "
+            "WHERE stored.valid_at >= ? AND stored.valid_at <= ? ORDER BY 1, 2, 3, 4",
+            [asked["valid_at"].min(), asked["valid_at"].max()],
+            asked=asked,
+        )
+        return join_readings([])[[*KEY_COLUMNS, "value"]] if found is None else _in_utc(found)
+
+    def simulated(self, sites: Sequence[str]) -> dict[str, bool]:
+        """Of the sites that have readings whether these are simulated, not measured."""
+        asked = [site for site in dict.fromkeys(sites) if site not in self._simulated]
+        if asked:
+            found = self._query(
+                "SELECT site, bool_or(starts_with(source, 'sim:')) AS simulated FROM read_parquet(?) "
+                "WHERE list_contains(?, site) GROUP BY site",
+                [asked],
+            )
+            if found is not None:
+                self._simulated |= dict(zip(found["site"], found["simulated"].astype(bool), strict=True))
+        return {site: self._simulated[site] for site in sites if site in self._simulated}
+
+    def of_another_kind(self, rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Which rows are measured where their site's readings are simulated, or the other way round.
+
+        Simulated rows may train, never evaluate: no site may have both, or nothing could tell them apart later. Of a
+        site without readings the first row decides.
+        """
+        kinds = self.simulated(rows["site"].unique().tolist())
+        simulated = rows["source"].str.startswith("sim:").astype(bool).tolist()
+        named = zip(rows["site"].tolist(), simulated, strict=True)
+        return np.array([kinds.setdefault(site, kind) != kind for site, kind in named], dtype=np.bool_)
+
+    def merge(self) -> int:
+        """Merge small files where there are many; what is read, and `data_hash`, stay as they are.
+
+        Returns:
+            How many files were merged.
+
+        Raises:
+            StorageError: The folder cannot be written or the disk is full.
+        """
+        return self._readings.merge() + self._quarantine.merge()
 
     def readings(
         self,
@@ -109,13 +198,8 @@ class ReadingStore:
         Raises:
             DataError: A stored file is damaged.
         """
-        files = self._files("readings")
-        if not files:
-            empty = join_readings([])
-            empty["outlier"] = pd.Series(dtype=bool)
-            return empty[[*KEY_COLUMNS, *columns]]
         conditions: list[str] = []
-        values: list[Any] = [files]
+        values: list[Any] = []
         for test, value in (
             ("list_contains(?, site)", sites),
             ("list_contains(?, quantity)", quantities),
@@ -127,28 +211,45 @@ class ReadingStore:
                 conditions.append(test)
                 values.append(value)
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        query = f"SELECT {', '.join([*KEY_COLUMNS, *columns])} FROM read_parquet(?) {where} ORDER BY 1, 2, 3, 4"
-        try:
-            with duckdb.connect() as connection:
-                connection.execute("SET TimeZone = 'UTC'")
-                frame = connection.execute(query, values).df()
-        except duckdb.Error as error:
-            raise DataError(
-                "A file of the reading store is damaged",
-                found=f"{self.folder / 'readings'}: {str(error).splitlines()[0]}",
-                remedy="Remove the damaged file and ingest its source again.",
-            ) from error
-        for column in ("valid_at", "available_at"):
-            frame[column] = frame[column].dt.tz_convert("UTC").astype("datetime64[us, UTC]")
-        return frame
+        chosen = ", ".join([*KEY_COLUMNS, *columns])
+        frame = self._query(f"SELECT {chosen} FROM read_parquet(?) {where} ORDER BY 1, 2, 3, 4", values)
+        if frame is None:
+            empty = join_readings([])
+            empty["outlier"] = pd.Series(dtype=bool)
+            return empty[[*KEY_COLUMNS, *columns]]
+        return _in_utc(frame)
+
+    def _query(self, query: str, values: Sequence[Any] = (), **tables: pd.DataFrame) -> pd.DataFrame | None:
+        """Ask the stored files, which are the query's first value; None where there are none.
+
+        Raises:
+            DataError: A stored file is damaged.
+        """
+        for attempt in range(MOST_TRIES):
+            files = [str(path) for path in self._readings.live()]
+            if not files:
+                return None
+            try:
+                with _database(os.getpid()).cursor() as connection:
+                    connection.execute("SET TimeZone = 'UTC'")
+                    for name, table in tables.items():
+                        connection.register(name, table)
+                    return connection.execute(query, [files, *values]).df()
+            except duckdb.Error as error:
+                # Since they were listed, files may have been merged and removed.
+                if attempt < MOST_TRIES - 1 and not all(Path(file).exists() for file in files):
+                    continue
+                raise DataError(
+                    "A file of the reading store is damaged",
+                    found=f"{self._readings.folder}: {str(error).splitlines()[0]}",
+                    remedy="Remove the damaged file and ingest its source again.",
+                ) from error
+        raise AssertionError("the last attempt returns or raises")
 
     def quarantine(self) -> pd.DataFrame:
         """All quarantined rows with their `reason`."""
-        parts = [pd.read_parquet(file) for file in self._files("quarantine")]
+        parts = [pd.read_parquet(file) for file in self._quarantine.live()]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*READING_COLUMNS, "reason"])
-
-    def _files(self, part: str) -> list[str]:
-        return sorted(str(path) for path in (self.folder / part).glob("[!.]*.parquet"))
 
     def sites(self) -> dict[str, Site]:
         """Known sites by name."""
@@ -183,13 +284,34 @@ class ReadingStore:
 
     def measured_sites(self) -> list[str]:
         """Names of the sites with readings of sensors, not only of simulators."""
-        readings = self.readings(columns=("source",))
-        return sorted(readings.loc[readings["source"].str.startswith("sensor:"), "site"].unique())
+        found = self._query("SELECT DISTINCT site FROM read_parquet(?) WHERE starts_with(source, 'sensor:') ORDER BY 1")
+        return [] if found is None else found["site"].tolist()
 
     def data_hash(self) -> str:
-        """A hash of all stored readings, from the names of their files (16 hexadecimal digits)."""
-        names = "\n".join(Path(file).stem for file in self._files("readings"))
-        return hashlib.sha256(names.encode()).hexdigest()[:16]
+        """Names the stored readings as they came in, from the names of their files (16 hexadecimal digits).
+
+        Merging files does not change it: a merged file is called after those that it replaces.
+        """
+        return f"{self._readings.digest():016x}"
+
+
+@functools.cache
+def _database(process_id: int) -> duckdb.DuckDBPyConnection:
+    """A database in memory that holds nothing but what is known of the files' footers.
+
+    Each process has its own: one that is inherited through a fork has lost its threads.
+    """
+    connection = duckdb.connect()
+    connection.execute("SET parquet_metadata_cache = true")
+    # The operating system caches files already.
+    connection.execute("SET enable_external_file_cache = false")
+    return connection
+
+
+def _in_utc(frame: pd.DataFrame) -> pd.DataFrame:
+    for column in ("valid_at", "available_at"):
+        frame[column] = frame[column].dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+    return frame
 
 
 def _rows_hash(frame: pd.DataFrame) -> str:

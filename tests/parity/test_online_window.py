@@ -1,5 +1,7 @@
 """The window that serving sees equals the window that training saw, bit for bit."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +11,10 @@ from features.feast_repository import FeatureRepository
 from features.quality import check_readings
 from features.readings import epoch_s, join_readings, make_readings
 from features.store import ReadingStore
-from features.vocabulary import Site
+from features.vocabulary import Domain, Site
 from features.windows import make_windows
 
-TRAFFIC = DOMAINS["traffic"]
+TRAFFIC, POLLUTION = DOMAINS["traffic"], DOMAINS["pollution"]
 
 
 def _replayed_readings(rng: np.random.Generator, *, hours: int) -> pd.DataFrame:
@@ -91,3 +93,55 @@ def test_materialise_fills_the_online_store_for_every_site(repository: FeatureRe
     histories = repository.online(["R1", "R2", "R9"])
     assert sorted(histories) == ["R1", "R2"]
     assert histories["R1"].valid_until_s <= as_of.timestamp()
+
+
+def test_pushed_changes_equal_a_whole_push(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    store = ReadingStore(tmp_path / "readings", POLLUTION)
+    sites = [Site(name=name) for name in ("P1", "P2", "P3")]
+    begin = pd.Timestamp("2024-03-01", tz="UTC")
+    moments = pd.date_range(begin, periods=1600, freq="h")
+    first = _noise(rng, POLLUTION, ["P1", "P2"], moments, moments)
+    store.append(check_readings(first, POLLUTION), sites)
+    online = FeatureRepository(tmp_path / "feast", store)
+    online.apply()
+    online.push(["P1", "P2"], as_of=moments[-1])
+    for hours in (0, 0.2, 0.9, 1, 1.5, 4, 30):
+        as_of = moments[-1] + pd.Timedelta(hours=hours)
+        # Several an hour, some late by days, some of hours ahead, and some revised.
+        spread = pd.to_timedelta(rng.uniform(-70, 24, 60), unit="h")
+        valid_at = (as_of + spread.where(spread < pd.Timedelta(0), spread * (rng.random(60) < 0.5))).floor("10min")
+        added = _noise(rng, POLLUTION, ["P1", "P2", "P3"], valid_at, pd.DatetimeIndex([as_of] * 60))
+        checked = check_readings(added, POLLUTION)
+        assert store.append(checked, []).stored > 100
+        online.push_changes(checked.accepted, as_of=as_of)
+        got = online.online(["P1", "P2", "P3"])
+        online.push(["P1", "P2", "P3"], as_of=as_of)
+        wanted = online.online(["P1", "P2", "P3"])
+        assert got.keys() == wanted.keys()
+        for site, history in wanted.items():
+            assert got[site].valid_until_s == history.valid_until_s
+            assert got[site].value_TK.tobytes() == history.value_TK.tobytes()
+            assert np.isfinite(history.value_TK).any()
+
+
+def _noise(
+    rng: np.random.Generator, domain: Domain, sites: list[str], valid_at: pd.DatetimeIndex, known: pd.DatetimeIndex
+) -> pd.DataFrame:
+    """Readings of every input at each site, those of the future only of what is known ahead."""
+    parts = []
+    for site in sites:
+        for quantity in domain.inputs:
+            chosen = (valid_at <= known) | (quantity.name in domain.known_ahead)
+            low = max(quantity.lower, -10.0)
+            parts.append(
+                make_readings(
+                    site=site,
+                    quantity=quantity.name,
+                    valid_at=valid_at[chosen],
+                    available_at=known[chosen],
+                    value=rng.uniform(low, low + 20.0, int(chosen.sum())),
+                    source="sensor:test",
+                )
+            )
+    return join_readings(parts)
