@@ -1,0 +1,1 @@
+"""The prediction log: every forecast and every answer, written before the answer leaves."""
