@@ -1,0 +1,1 @@
+"""Stored readings to look at: the document's data API."""

@@ -1,0 +1,1 @@
+"""Readings that arrive while the API runs, over HTTP, MQTT and NATS."""
