@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from features.adaptive_intervals import AdaptiveIntervals
-from features.card import CARD_FILE, CHAMPION, GRAPH_FILE, INTERVALS_UNTIL, Card, load_card, registered_name
+from features.card import (
+    CARD_FILE,
+    CHAMPION,
+    GRAPH_FILE,
+    HALF_GRAPH_FILE,
+    INTERVALS_UNTIL,
+    Card,
+    ParityCertificate,
+    check_files,
+    load_card,
+    registered_name,
+)
 from features.domains import DOMAINS
 from features.errors import ArtifactError
 from features.files import make_folder, storage_errors
 from serving.intervals import open_intervals
+from serving.settings import Precision
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
 class NoChampionError(ArtifactError):
@@ -29,17 +46,25 @@ class Artifact:
         card: What the model is and how to feed it.
         version: Version in the registry.
         intervals: What moves the ends of its intervals; None where they are the graph's own.
+        precision: Of the graph's heavy weights; `serving.precision` chooses.
     """
 
     folder: Path
     card: Card
     version: str
     intervals: AdaptiveIntervals | None = field(default=None, compare=False)
+    precision: Precision = "fp32"
 
     @property
     def graph(self) -> Path:
-        """The ONNX file."""
-        return self.folder / GRAPH_FILE
+        """The ONNX file that serves."""
+        return self.folder / (HALF_GRAPH_FILE if self.precision == "fp16" else GRAPH_FILE)
+
+    @property
+    def parity(self) -> ParityCertificate:
+        """How closely the graph that serves repeats the forecaster."""
+        half = self.card.half_precision
+        return half.parity if self.precision == "fp16" and half is not None and half.parity else self.card.parity
 
     @property
     def name(self) -> str:
@@ -70,12 +95,14 @@ def open_artifact(folder: Path, *, version: str) -> Artifact:
     """The artifact in `folder`, checked.
 
     Raises:
-        ArtifactError: A file is missing or damaged, or the parity certificate does not hold, or the intervals are of
-            another model.
+        ArtifactError: A file is missing, damaged, or not the one that the card was written for, or the parity
+            certificate does not hold, or the intervals are of another model, or a name is not one.
     """
     card = load_card(folder)
+    _refuse_strange_names({"model": card.model, "domain": card.domain, "target": card.target, "version": version})
     if not (folder / GRAPH_FILE).is_file():
         raise ArtifactError("The artifact has no graph", found=str(folder / GRAPH_FILE), remedy=_train(card.domain))
+    check_files(folder, card)
     parity = card.parity
     # Written this way round, a certificate that is not a number does not hold either.
     if not (parity.windows > 0 and 0 <= parity.largest_relative <= parity.tolerance):
@@ -85,6 +112,17 @@ def open_artifact(folder: Path, *, version: str) -> Artifact:
             remedy=f"Export the model again, with `towncast train {card.domain}`; do not serve this one.",
         )
     return Artifact(folder=folder, card=card, version=version, intervals=open_intervals(folder, card))
+
+
+def _refuse_strange_names(names: Mapping[str, Any]) -> None:
+    """Names become paths of files and of requests: a card that was tampered with must not choose them."""
+    for kind, name in names.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ArtifactError(
+                f"The {kind} of the artifact is not a name",
+                found=repr(name)[:100],
+                remedy="Names are letters, digits, dots, dashes and underscores; register the model again.",
+            )
 
 
 def fetch_champion(domain: str, target: str = "", *, tracking_uri: str, cache: Path) -> Artifact:
@@ -104,8 +142,7 @@ def fetch_champion(domain: str, target: str = "", *, tracking_uri: str, cache: P
         ArtifactError: It cannot be fetched, or is damaged or without its certificate.
         StorageError: `cache` cannot be written.
     """
-    target = target or DOMAINS[domain].target.name
-    name = _registered(domain, target)
+    name = _registered(domain, target or DOMAINS[domain].target.name)
     _refuse_missing_database(tracking_uri, name, remedy=_train(domain))
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -113,25 +150,54 @@ def fetch_champion(domain: str, target: str = "", *, tracking_uri: str, cache: P
     try:
         client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
         found = client.get_model_version_by_alias(name, CHAMPION)
-        # Not `models:/<name>/<version>`: MLflow resolves that in the registry of the process, not in the one given.
-        source = client.get_model_version_download_uri(name, found.version)
     except MlflowException as error:
         raise NoChampionError(
             f"The registry has no champion of {name}", found=f"{tracking_uri}: {error.message}", remedy=_train(domain)
         ) from error
+    return fetch_version(domain, target, version=int(found.version), tracking_uri=tracking_uri, cache=cache)
+
+
+def fetch_version(domain: str, target: str = "", *, version: int, tracking_uri: str, cache: Path) -> Artifact:
+    """A version of the model of a domain's target; one that was fetched before is not fetched again.
+
+    Args:
+        domain: Domain's name.
+        target: Target's name, by default the domain's first.
+        version: In the registry.
+        tracking_uri: Where MLflow is.
+        cache: Folder that artifacts are kept in.
+
+    Raises:
+        ArtifactError: There is no such version, or it cannot be fetched, or is damaged or without its certificate.
+        StorageError: `cache` cannot be written.
+    """
+    target = target or DOMAINS[domain].target.name
+    name = _registered(domain, target)
+    _refuse_missing_database(tracking_uri, name, remedy=_train(domain))
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    which = f"version {version} of {name}"
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        found = client.get_model_version(name, str(version))
+        # Not `models:/<name>/<version>`: MLflow resolves that in the registry of the process, not in the one given.
+        source = client.get_model_version_download_uri(name, str(version))
+    except MlflowException as error:
+        raise ArtifactError(
+            f"The registry has no {which}", found=f"{tracking_uri}: {error.message}", remedy=_train(domain)
+        ) from error
     # A registry that was made anew counts from 1 again: the version alone does not name the files.
-    folder = cache / name / f"v{found.version}-{found.creation_timestamp}"
+    folder = cache / name / f"v{version}-{found.creation_timestamp}"
     if not folder.exists():
-        _download(source, tracking_uri=tracking_uri, folder=folder, remedy=_train(domain))
+        _download(source, which, tracking_uri=tracking_uri, folder=folder, remedy=_train(domain))
     cards = sorted(folder.rglob(CARD_FILE))
     if not cards:
-        raise ArtifactError(
-            f"The champion of {name} has no card", found=f"version {found.version}", remedy=_train(domain)
-        )
-    artifact = open_artifact(cards[0].parent, version=str(found.version))
+        raise ArtifactError(f"There is no card in {which}", found=str(folder), remedy=_train(domain))
+    artifact = open_artifact(cards[0].parent, version=str(version))
     if (artifact.card.domain, artifact.card.target) != (domain, target):
         raise ArtifactError(
-            f"The champion of {name} forecasts something else",
+            f"The model forecasts something else than its name says: {which}",
             found=f"{artifact.card.target} of {artifact.card.domain}",
             remedy=_train(domain),
         )
@@ -145,7 +211,7 @@ def _refuse_missing_database(tracking_uri: str, name: str, *, remedy: str) -> No
         raise NoChampionError(f"The registry has no champion of {name}", found=f"no file {path}", remedy=remedy)
 
 
-def _download(uri: str, *, tracking_uri: str, folder: Path, remedy: str) -> None:
+def _download(uri: str, which: str, *, tracking_uri: str, folder: Path, remedy: str) -> None:
     """Fetch into a folder beside, then move it into place, so that a broken download is never taken for an artifact."""
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -159,6 +225,8 @@ def _download(uri: str, *, tracking_uri: str, folder: Path, remedy: str) -> None
             if not folder.exists():
                 os.replace(temporary, folder)
     except (MlflowException, ValueError, FileNotFoundError) as error:
-        raise ArtifactError("The champion cannot be fetched", found=f"{uri}: {error}", remedy=remedy) from error
+        raise ArtifactError(
+            f"The registry does not give out {which}", found=f"{uri}: {error}", remedy=remedy
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

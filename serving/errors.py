@@ -13,9 +13,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from features.errors import (
     ArtifactError,
@@ -28,7 +28,18 @@ from features.errors import (
     TowncastError,
     UnknownNameError,
 )
+from serving.inference_protocol.error_form import is_protocol_path, protocol_error
+from serving.request_context import REQUEST_ID
 from serving.schemas import REQUEST_ID_LENGTH, ErrorContent, ErrorReply
+from serving.security.errors import (
+    BodyTimeoutError,
+    ForbiddenError,
+    LongUrlError,
+    RateLimitedError,
+    RequestTimeoutError,
+    UnauthorizedError,
+    UnsoundPathError,
+)
 from serving.sessions.errors import (
     SessionBusyError,
     SessionExpiredError,
@@ -63,13 +74,19 @@ class NotReadyError(TowncastError):
 STATUS_OF: tuple[tuple[type[TowncastError], str, int], ...] = (
     (InvalidParameterError, "INVALID_PARAMETER", 400),
     (MalformedBodyError, "MALFORMED_JSON", 400),
+    (UnauthorizedError, "UNAUTHORIZED", 401),
+    (ForbiddenError, "FORBIDDEN", 403),
+    (UnsoundPathError, "NOT_FOUND", 404),
     (UnknownNameError, "UNKNOWN_NAME", 404),
     (UnknownSessionError, "UNKNOWN_SESSION", 404),
+    (BodyTimeoutError, "BODY_TIMEOUT", 408),
     (SessionBusyError, "SESSION_BUSY", 409),
     (SessionExpiredError, "SESSION_EXPIRED", 410),
     (BodyTooLargeError, "BODY_TOO_LARGE", 413),
+    (LongUrlError, "URL_TOO_LONG", 414),
     (MediaTypeError, "UNSUPPORTED_MEDIA_TYPE", 415),
     (ConvergenceError, "NO_SOLUTION", 422),
+    (RateLimitedError, "RATE_LIMITED", 429),
     (NotReadyError, "NOT_READY", 503),
     (SessionLimitError, "TOO_MANY_SESSIONS", 503),
     (SessionStoreError, "SESSIONS_UNAVAILABLE", 503),
@@ -79,6 +96,7 @@ STATUS_OF: tuple[tuple[type[TowncastError], str, int], ...] = (
     (ArtifactError, "MODEL_UNAVAILABLE", 503),
     (DeviceError, "DEVICE_UNAVAILABLE", 503),
     (StorageError, "STORAGE_UNAVAILABLE", 503),
+    (RequestTimeoutError, "REQUEST_TIMEOUT", 504),
     (TowncastError, "INTERNAL_ERROR", 500),
 )
 _HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -105,8 +123,23 @@ class Refusal:
         """The HTTP reply, with more headers if need be."""
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers = {"Retry-After": "5", **(headers or {})}
-        body = self.content.model_dump_json()
-        return Response(body, status_code=self.status, media_type="application/json", headers=headers)
+        return _RefusalReply(self.content, status=self.status, headers=headers)
+
+
+class _RefusalReply(Response):
+    """A refusal in the form that the clients of its path read."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: ErrorReply, *, status: int, headers: dict[str, str] | None) -> None:
+        super().__init__(content.model_dump_json(), status_code=status, headers=headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_protocol_path(scope["path"]):
+            self.body = to_json(protocol_error(self._content.error))
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
 
 
 def refuse(
@@ -119,13 +152,13 @@ def refuse(
         message: What is wrong, for people.
         status: HTTP status.
         details: What was found, for programs.
-        request_id: The request's own, or made up.
+        request_id: The request's own; by default that of the exchange, or made up outside of one.
     """
     content = ErrorContent(
         code=code,
         message=message,
         details=details or {},
-        request_id=request_id or new_id("req"),
+        request_id=request_id or REQUEST_ID.get() or new_id("req"),
         timestamp=utc_text(int(time.time())),
     )
     return Refusal(status=status, content=ErrorReply(error=content))
@@ -198,12 +231,19 @@ def _shown(value: Any) -> Any:
     """A value of a request as an error may repeat it: short, and what JSON can hold."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | float):
-        return value if math.isfinite(value) and abs(value) < 1e15 else str(value)[:_SHOWN_CHARACTERS]
+    if isinstance(value, int):
+        return value if abs(value) < 10**15 else _shown_int(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) and abs(value) < 1e15 else str(value)
     if isinstance(value, list) and len(value) <= 4 and all(isinstance(item, int | float) for item in value):
         return [_shown(item) for item in value]
     text = value if isinstance(value, str) else repr(value)
     return text.encode("utf-8", "replace").decode()[:_SHOWN_CHARACTERS]
+
+
+def _shown_int(value: int) -> str:
+    """A huge number in few characters: Python refuses to write one of more than some thousand digits."""
+    return f"an integer of {value.bit_length()} bits"
 
 
 def request_id_in(body: bytes) -> str | None:
@@ -236,55 +276,13 @@ def install_error_replies(app: FastAPI) -> None:
         return refuse(code, message, status=error.status_code, details=details).reply(dict(error.headers or {}))
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        request_id = new_id("req")
+        request_id = REQUEST_ID.get() or new_id("req")
         _LOG.error("Unexpected error in request %s", request_id, exc_info=error)
         message = "Something went wrong on our side. Quote the request_id when you report it"
-        return refuse("INTERNAL_ERROR", message, status=500, request_id=request_id).reply()
+        # The framework answers this outside of all middleware, which would add the header.
+        headers = {"X-Request-Id": request_id, "X-Content-Type-Options": "nosniff"}
+        return refuse("INTERNAL_ERROR", message, status=500, request_id=request_id).reply(headers)
 
     app.add_exception_handler(TowncastError, ours)
     app.add_exception_handler(HTTPException, framework)
     app.add_exception_handler(Exception, unexpected)
-
-
-class BodyLimit:
-    """ASGI middleware that refuses bodies over a limit, by their announced length or as they stream in.
-
-    Args:
-        app: The app behind it; it must answer `BodyTooLargeError`.
-        limit_bytes: Largest body [byte].
-        batch_limit_bytes: Largest body on a path that ends in `/batch` [byte].
-    """
-
-    def __init__(self, app: ASGIApp, *, limit_bytes: int, batch_limit_bytes: int) -> None:
-        self.app = app
-        self.limit_bytes = limit_bytes
-        self.batch_limit_bytes = batch_limit_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, unless its body is too large."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        limit_bytes = self.batch_limit_bytes if scope["path"].endswith("/batch") else self.limit_bytes
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if announced.isdigit() and int(announced) > limit_bytes:
-            # The rest of the body would be taken for the next request.
-            reply = refusal(self._too_large(int(announced), limit_bytes)).reply({"Connection": "close"})
-            await reply(scope, receive, send)
-            return
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit_bytes:
-                raise self._too_large(received, limit_bytes)
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _too_large(self, found: int, limit_bytes: int) -> BodyTooLargeError:
-        return BodyTooLargeError(
-            "The body is too large", found=f"{found} bytes", remedy=f"Send at most {limit_bytes} bytes."
-        )

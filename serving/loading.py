@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from features.domains import DOMAINS
 from features.errors import ArtifactError
-from features.feast_repository import FeatureRepository
-from features.store import ReadingStore
+from features.feast_repository import open_repository
 from features.vocabulary import Domain
-from serving.artifacts import Artifact, fetch_champion
+from serving.artifacts import Artifact, fetch_champion, fetch_version
 from serving.memory import WindowMemory
+from serving.precision import at_precision
 from serving.runtimes.base import Runtime
 from serving.runtimes.failover import FailoverRuntime
 from serving.runtimes.in_process import InProcessRuntime
@@ -33,7 +33,20 @@ def champion(settings: ServingSettings, domain: str, target: str = "") -> Artifa
     Raises:
         ArtifactError: There is none, or it is damaged or without its certificate.
     """
-    return fetch_champion(domain, target, tracking_uri=settings.tracking_uri, cache=settings.artifacts_dir)
+    fetched = fetch_champion(domain, target, tracking_uri=settings.tracking_uri, cache=settings.artifacts_dir)
+    return at_precision(fetched, settings.precision)
+
+
+def artifact_of(settings: ServingSettings, domain: str, target: str, version: int) -> Artifact:
+    """A version of the model of a domain's target, in the cache that the settings name.
+
+    Raises:
+        ArtifactError: There is no such version, or it is damaged or without its certificate.
+    """
+    fetched = fetch_version(
+        domain, target, version=version, tracking_uri=settings.tracking_uri, cache=settings.artifacts_dir
+    )
+    return at_precision(fetched, settings.precision)
 
 
 def champions(settings: ServingSettings) -> tuple[list[Artifact], list[ArtifactError]]:
@@ -51,16 +64,28 @@ def champions(settings: ServingSettings) -> tuple[list[Artifact], list[ArtifactE
 
 def choose_runtime(settings: ServingSettings, artifact: Artifact) -> FailoverRuntime:
     """TorchServe where there is one to ask, and the in-process runtime behind it."""
-    runtimes: list[Runtime] = [InProcessRuntime(artifact, device=settings.device)]
+    runtimes: list[Runtime] = [InProcessRuntime(artifact, device=settings.device, threads=settings.onnx_threads)]
     if settings.runtime != "in_process" and settings.torchserve_url:
-        asked = TorchServeRuntime(artifact, url=settings.torchserve_url, timeout_s=settings.torchserve_timeout_s)
+        asked = TorchServeRuntime(
+            artifact,
+            url=settings.torchserve_url,
+            timeout_s=settings.torchserve_timeout_s,
+            keys=settings.torchserve_keys,
+        )
         runtimes.insert(0, asked)
-    return FailoverRuntime(runtimes, retry_s=settings.runtime_retry_s)
+    return FailoverRuntime(
+        runtimes,
+        retry_s=settings.runtime_retry_s,
+        retry_most_s=settings.runtime_retry_most_s,
+        check_s=settings.runtime_check_s,
+        patience_s=settings.torchserve_patience_s,
+        slow_calls=settings.torchserve_slow_calls,
+    )
 
 
 def open_windows(settings: ServingSettings, domain: Domain) -> WindowSource:
     """The windows of a domain, for the services of all its targets; not started yet."""
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, domain))
+    repository = open_repository(settings, domain)
     return WindowSource(
         WindowMemory(repository), refresh_s=settings.window_refresh_s, stale_after_h=settings.stale_after_h
     )
@@ -74,4 +99,5 @@ def build_service(settings: ServingSettings, artifact: Artifact, windows: Window
         runtime=choose_runtime(settings, artifact),
         nearest_within_km=settings.nearest_within_km,
         confidence=settings.confidence,
+        keep_s=settings.keep_forecasts_s,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,9 @@ _DAY_S = 86400
 _HOUR_S = 3600
 # How far back gaps are looked for.
 _GAP_DAYS = 30
-# Reading all histories holds the interpreter, and thereby every request, for milliseconds: where the files say that
-# nothing was written, it is done this seldom [s].
-_WHOLE_READ_S = 60.0
+# What is written to the online store is told, and read then; all of it is read this seldom, in case that a process died
+# between the two [s].
+_WHOLE_READ_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Prepared:
 
     Attributes:
         window: One window.
+        version: Names what the window is made of: two windows of a site with one version are equal.
         origin_s: Its origin [s since 1970].
         records: Each target's record, by its name; targets without any reading are left out.
         extremes: Lowest and highest value of each measured channel over the last day; channels without any are left
@@ -59,6 +61,7 @@ class Prepared:
     """
 
     window: Window
+    version: str
     origin_s: int
     records: dict[str, TargetRecord]
     extremes: dict[str, tuple[float, float]]
@@ -69,9 +72,9 @@ class Prepared:
 class _Snapshot:
     """What one read of the online store gave; replaced whole, so that a request sees one of them."""
 
-    version: int
     sites: dict[str, Site]
     histories: dict[str, OnlineHistory]
+    versions: dict[str, str]
 
 
 class WindowMemory:
@@ -86,14 +89,15 @@ class WindowMemory:
         self.domain: Domain = repository.domain
         self._repository = repository
         self._clock = clock
-        self._snapshot = _Snapshot(version=0, sites={}, histories={})
+        self._snapshot = _Snapshot(sites={}, histories={}, versions={})
         self._read_at = self._whole_read_at = -float("inf")
-        self._seen: tuple[tuple[int, int], ...] | None = None
+        self._told = -1
+        self._sites_seen: tuple[int, int] | None = None
+        self._digests: dict[str, str] = {}
 
-    @property
-    def version(self) -> int:
-        """Raised by every read that found something new."""
-        return self._snapshot.version
+    def version(self, name: str) -> str:
+        """Names a site's readings, its neighbours' and the facts about it, the same in every process; "" without."""
+        return self._snapshot.versions.get(name, "")
 
     @property
     def sites(self) -> dict[str, Site]:
@@ -105,11 +109,15 @@ class WindowMemory:
         """Time since the last read [s]."""
         return self._clock() - self._read_at
 
-    def refresh(self) -> None:
-        """Read all histories if there may be news; blocks, and is to be called from one thread at a time.
+    def refresh(self) -> frozenset[str]:
+        """Read what was written since the last read, and all now and then; blocks, and is for one thread at a time.
+
+        Returns:
+            The sites whose windows changed.
 
         Raises:
             NotEnoughDataError: The online store was never filled.
+            StorageError: The online store does not answer.
         """
         if not self._repository.exists():
             raise NotEnoughDataError(
@@ -117,26 +125,57 @@ class WindowMemory:
                 found=str(self._repository.folder),
                 remedy=f"Ingest readings of {self.domain.name}, then run `towncast materialise {self.domain.name}`.",
             )
-        seen = self._files_seen()
-        if seen is not None and seen == self._seen and self._clock() - self._whole_read_at < _WHOLE_READ_S:
-            self._read_at = self._clock()
-            return
-        sites = self._repository.readings.sites()
-        histories = self._repository.online(list(sites)) if sites else {}
-        before = self._snapshot
-        if sites != before.sites or not _same(histories, before.histories):
-            self._snapshot = _Snapshot(version=before.version + 1, sites=sites, histories=histories)
-        self._seen = seen
-        self._read_at = self._whole_read_at = self._clock()
+        told = self._repository.news_since(self._told)
+        sites_seen = self._sites_file()
+        if told.sites is None or self._clock() - self._whole_read_at >= _WHOLE_READ_S:
+            sites = self._repository.readings.sites()
+            changed = self._take(sites, self._repository.online(list(sites)) if sites else {})
+            self._whole_read_at = self._clock()
+        elif told.sites or sites_seen != self._sites_seen:
+            changed = self.refresh_sites(told.sites)
+        else:
+            changed = frozenset()
+        self._told, self._sites_seen = told.number, sites_seen
+        self._read_at = self._clock()
+        return changed
 
-    def _files_seen(self) -> tuple[tuple[int, int], ...] | None:
-        """What tells whether anything was written since, without reading it; None where that cannot be told."""
-        online = self._repository.folder / "online.db"
-        if not online.exists():
+    def refresh_sites(self, names: Iterable[str]) -> frozenset[str]:
+        """Read the histories of some sites, of which it is known that there is news; blocks like `refresh`.
+
+        Returns:
+            The sites whose windows changed, neighbours of these among them.
+        """
+        sites = self._repository.readings.sites()
+        read = self._repository.online([name for name in names if name in sites])
+        return self._take(sites, {**self._snapshot.histories, **read})
+
+    def _take(self, sites: dict[str, Site], histories: dict[str, OnlineHistory]) -> frozenset[str]:
+        """Replace the snapshot; the sites whose windows changed."""
+        before = self._snapshot
+        # What did not change keeps its digest: hashing every history anew would hold the interpreter.
+        digests = {
+            name: _digest(history) for name, history in histories.items() if history is not before.histories.get(name)
+        }
+        same = {name: before.histories[name] for name, digest in digests.items() if digest == self._digests.get(name)}
+        histories = {**histories, **same}
+        self._digests = {name: digests.get(name) or self._digests[name] for name in histories}
+        versions = {name: self._version(site, sites) for name, site in sites.items() if name in histories}
+        self._snapshot = _Snapshot(sites=sites, histories=histories, versions=versions)
+        return frozenset(name for name, version in versions.items() if version != before.versions.get(name))
+
+    def _version(self, site: Site, sites: dict[str, Site]) -> str:
+        """Of what `window_of` reads: the histories of a site and its neighbours, and all that is known of the site."""
+        group = with_neighbours(self.domain, site, sites)
+        parts = [repr(site), *(self._digests.get(member.name, "") for member in group)]
+        return hashlib.blake2b("|".join(parts).encode(), digest_size=8).hexdigest()
+
+    def _sites_file(self) -> tuple[int, int] | None:
+        """What tells whether the facts about sites were written since, without reading them; None without any."""
+        path = self._repository.readings.folder / "sites.json"
+        if not path.exists():
             return None
-        files = (online, online.with_name("online.db-wal"), self._repository.readings.folder / "sites.json")
-        stats = [file.stat() for file in files if file.exists()]
-        return tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
+        stat = path.stat()
+        return stat.st_mtime_ns, stat.st_size
 
     def site(self, name: str) -> Site:
         """The site called `name`.
@@ -149,6 +188,18 @@ class WindowMemory:
             known = list(sites)
             raise UnknownNameError(kind=self.domain.entity, name=name, nearest=nearest_names(name, known), known=known)
         return sites[name]
+
+    def history(self, name: str) -> OnlineHistory:
+        """The last history of a site, not cut to any origin; not to be written to.
+
+        Raises:
+            UnknownNameError: The site is not known.
+            NotEnoughDataError: It has no readings.
+        """
+        history = self._snapshot.histories.get(self.site(name).name)
+        if history is None:
+            raise no_reading(self.domain, self.domain.target.name, name)
+        return history
 
     def warm(self) -> None:
         """Make the calendars of every site's window, so that no request waits for them."""
@@ -184,6 +235,7 @@ class WindowMemory:
         inputs = len(self.domain.inputs)
         return Prepared(
             window=window,
+            version=f"{snapshot.versions[name]}@{origin_s}",
             origin_s=origin_s,
             records={
                 target.name: _record(window.history_BLK[0, :, channel], step_s, last_s[target.name])
@@ -245,9 +297,8 @@ def _longest_run(flags: npt.NDArray[np.bool_]) -> int:
     return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
-def _same(first: dict[str, OnlineHistory], second: dict[str, OnlineHistory]) -> bool:
-    return first.keys() == second.keys() and all(
-        history.valid_until_s == second[name].valid_until_s
-        and np.array_equal(history.value_TK, second[name].value_TK, equal_nan=True)
-        for name, history in first.items()
-    )
+def _digest(history: OnlineHistory) -> str:
+    """Names what a history holds, the same in every process."""
+    digest = hashlib.blake2b(str(history.valid_until_s).encode(), digest_size=8)
+    digest.update(history.value_TK.tobytes())
+    return digest.hexdigest()

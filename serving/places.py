@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.errors import InvalidParameterError
-from features.vocabulary import Site
+from features.errors import InvalidParameterError, UnknownNameError
+from features.registry import nearest_names
+from features.vocabulary import Domain, Site
 from serving.memory import WindowMemory
 
 _EARTH_RADIUS_KM = 6371.0
@@ -31,7 +32,31 @@ class Place:
     coordinates_parameter: str = "location.coordinates"
 
 
-def locate(memory: WindowMemory, place: Place, *, within_km: float) -> tuple[Site, float | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownSites:
+    """The sites of a domain, where no model's memory of them is loaded.
+
+    Attributes:
+        domain: Whose sites these are.
+        sites: By name.
+    """
+
+    domain: Domain
+    sites: dict[str, Site]
+
+    def site(self, name: str) -> Site:
+        """The site called `name`.
+
+        Raises:
+            UnknownNameError: It is not known; near names are in the message.
+        """
+        if name not in self.sites:
+            known = list(self.sites)
+            raise UnknownNameError(kind=self.domain.entity, name=name, nearest=nearest_names(name, known), known=known)
+        return self.sites[name]
+
+
+def locate(memory: WindowMemory | KnownSites, place: Place, *, within_km: float) -> tuple[Site, float | None]:
     """The site, and its distance from the coordinates where these decided [km].
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Hashable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -51,6 +52,10 @@ class PredictionRequest(StrictRequest):
     forecast_horizon: ShortName
     include_confidence: bool = Field(default=True, description="Whether each hour gets its interval.")
     include_explanation: bool = Field(default=False, description="Whether to name the most important inputs.")
+
+    def options(self) -> Hashable:
+        """All that a reply depends on besides its forecasts: what it holds, and how."""
+        return (self.forecast_horizon, self.include_confidence, self.include_explanation)
 
     @abstractmethod
     def place(self) -> Place:
@@ -170,6 +175,18 @@ class ModelState(Reply):
         description="Moment of the last reading that adaptive intervals have learnt from, UTC; left out if not known.",
         examples=["2026-02-06T09:00:00Z"],
     )
+    versions: dict[str, str] = Field(
+        default={},
+        description="Loaded versions by role.",
+        examples=[{"champion": "traffic-lstm-v3", "canary": "traffic-lstm-v4"}],
+    )
+    precision: str | None = Field(
+        default=None, description="Of the heavy weights; left out if not loaded.", examples=["fp32", "fp16"]
+    )
+    parity: float | None = Field(
+        default=None, description="Largest relative difference between this graph and the model that was trained."
+    )
+    faults: dict[str, str] = Field(default={}, description="Roles whose version cannot be loaded, and why.")
     reason: str | None = Field(default=None, description="Why it is not loaded, and what to do.")
 
 
@@ -186,3 +203,8 @@ class Ready(Reply):
 
     status: str = Field(examples=["ready"])
     domains: dict[str, DomainState]
+    parts: dict[str, str] = Field(
+        default={},
+        description="What else the API leans on, as far as it is switched on; without it the API goes on as it can.",
+        examples=[{"mqtt": "following", "keys": "up", "limits": "away"}],
+    )

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
-
-import numpy as np
 
 from features.card import Card
 from features.errors import ArtifactError, InvalidParameterError, TowncastError
 from features.vocabulary import Domain, Forecast, Site, Window
 from serving.artifacts import Artifact
-from serving.explanation import (
-    FeatureImportance,
-    ShapleyValues,
-    coalition_windows,
-    coalitions,
-    feature_groups,
-    importances,
-    shapley_values,
-)
-from serving.intervals import adapt, keep_levels
-from serving.memory import Prepared, no_reading
+from serving.explanation import FeatureImportance, importances
+from serving.kept import Came, Cut, KeptRuns, Run, WindowKey
+from serving.maker import RunMaker, outcomes_of
+from serving.memory import Prepared
 from serving.places import Place, locate
 from serving.probe import channels_read_ahead
 from serving.quality import Quality, judge_quality, weather_ahead
-from serving.runtimes.failover import Answer, FailoverRuntime
+from serving.runtimes.failover import FailoverRuntime
+from serving.shared_forecasts import SharedForecasts, SharingMaker
 from serving.window_source import WindowSource
 
 # The most windows that one call of a runtime gets: a larger batch is no faster, and would make others wait.
-_MOST_WINDOWS = 64
-Result = TypeVar("Result")
+_MOST_WINDOWS = 32
+# Ages are written to hundredths of an hour: what was told a moment ago of a kept forecast is as good as new [s].
+_JUDGED_FOR_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +51,8 @@ class ForecastResult:
         site: The place that it is for.
         forecast: One forecast over the steps of the horizon that was asked for, levels lower, median, upper.
         confidence: Probability between lower and upper.
-        window: What it was made from.
+        run: What the model made of the window, over its whole horizon.
+        came: How the answer came by it.
         card: Of the model that made it.
         quality: What must be said about it.
         explanation: Most important inputs, None where not asked for.
@@ -69,11 +62,17 @@ class ForecastResult:
     site: Site
     forecast: Forecast
     confidence: float
-    window: Window
+    run: Run
+    came: Came
     card: Card
     quality: Quality
     explanation: tuple[FeatureImportance, ...] | None
     timing_s: dict[str, float]
+
+    @property
+    def window(self) -> Window:
+        """What it was made from."""
+        return self.run.prepared.window
 
 
 Outcome = ForecastResult | TowncastError
@@ -89,25 +88,17 @@ class _Found:
     explain: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """What a runtime made of one window: its forecast over the whole horizon, and its explanation."""
-
-    prepared: Prepared
-    forecast: Forecast
-    runtime: str
-    values: ShapleyValues | None = None
-
-
 class ForecastService:
     """Forecasts of one target of a domain, from one artifact.
 
     Args:
         artifact: The model.
-        windows: Where windows come from; started and closed with the service, and may be shared with others.
+        windows: Where windows come from; started with the service, may be shared, closed by who opened them.
         runtime: What runs the model.
         nearest_within_km: How far a site may be from the coordinates of a request [km].
         confidence: Probability of the interval.
+        keep_s: How long a forecast is kept while its window stays the same [s]; 0 keeps none.
+        shared: Forecasts that other workers made; None where there is one worker. Closed by who opened them.
     """
 
     def __init__(
@@ -118,6 +109,8 @@ class ForecastService:
         runtime: FailoverRuntime,
         nearest_within_km: float = 50.0,
         confidence: float = 0.95,
+        keep_s: float = 0.0,
+        shared: SharedForecasts | None = None,
     ) -> None:
         self.domain = windows.domain
         self.target = self.domain.quantity(artifact.card.target)
@@ -127,10 +120,12 @@ class ForecastService:
         self.nearest_within_km = nearest_within_km
         self.confidence = confidence
         self.levels = (round((1 - confidence) / 2, 6), 0.5, round((1 + confidence) / 2, 6))
-        self._groups = feature_groups(self.domain, self.target)
         self._known_sites = {site.name for site in artifact.card.sites}
-        self._hour = self.domain.future_channels.index("hour_of_day")
         self._read_ahead: tuple[str, ...] = ()
+        maker = RunMaker(artifact=artifact, windows=windows, runtime=runtime, levels=self.levels)
+        self._maker = maker if shared is None else SharingMaker(maker, shared)
+        self._kept = KeptRuns(keep_s=keep_s)
+        self._making: dict[tuple[str, WindowKey], asyncio.Task[Run]] = {}
 
     async def start(self) -> None:
         """Read the histories, load the model, and keep the histories fresh from now on.
@@ -164,8 +159,7 @@ class ForecastService:
             )
 
     async def close(self) -> None:
-        """Stop reading and close the runtime."""
-        await self.windows.close()
+        """Close the runtime; the windows may be another service's too, and are closed by who opened them."""
         await self.runtime.close()
 
     async def forecast(self, question: Question) -> ForecastResult:
@@ -181,11 +175,57 @@ class ForecastService:
         """
         began = time.perf_counter()
         found = self._find(question)
-        prepared = await self._prepared(found.site.name)
-        cut = time.perf_counter()
-        run = await (self._explained(prepared) if question.explain else self._plain(prepared))
-        timing_s = {"window": cut - began, "run": time.perf_counter() - cut}
-        return self._result(found, run, timing_s)
+        if not question.explain:
+            run, came = await self._run_of(found.site.name)
+            return self._result(found, run, came, {"total": time.perf_counter() - began})
+        prepared = await self._maker.prepared(found.site.name)
+        run = await self._maker.explained(prepared)
+        return self._result(found, run, "made", {"total": time.perf_counter() - began})
+
+    def kept(self, question: Question) -> ForecastResult | None:
+        """The forecast of a named place, if it is kept: a look-up, which waits for nothing.
+
+        Raises:
+            InvalidParameterError: The horizon is not one of the domain's.
+        """
+        site = self.windows.memory.sites.get(question.place.name or "")
+        if site is None or question.explain or question.place.coordinates is not None:
+            return None
+        run = self._kept.find(site.name, self.windows.key(site.name))
+        if run is None:
+            return None
+        told, moment_s = run.told.get(question.horizon), time.monotonic()
+        if told is not None and moment_s - told[0] < _JUDGED_FOR_S:
+            result: ForecastResult = told[1]
+            return result
+        steps = pick_horizon(self.domain, question.horizon)
+        result = self._result(_Found(site=site, distance_km=None, steps=steps, explain=False), run, "kept", {})
+        run.told[question.horizon] = (moment_s, result)
+        return result
+
+    async def make_ahead(self, names: Sequence[str]) -> frozenset[str]:
+        """Make and keep the forecasts of some sites, before anybody asks; the sites that have one now.
+
+        Where none is kept, none is made.
+
+        Raises:
+            RuntimeUnavailableError: No runtime can answer.
+        """
+        made: set[str] = set()
+        if self._kept.keep_s == 0:
+            return frozenset()
+        for first in range(0, len(names), _MOST_WINDOWS):
+            keys = {name: self.windows.key(name) for name in names[first : first + _MOST_WINDOWS]}
+            made |= {name for name, key in keys.items() if self._kept.find(name, key) is not None}
+            wanted = [name for name in keys if name not in made]
+            cuts = await outcomes_of(map(self._maker.prepared, wanted))
+            together = [cut for cut in cuts if isinstance(cut, Prepared)]
+            for prepared, run in zip(together, await self._maker.together(together), strict=True):
+                if isinstance(run, Run):
+                    name = prepared.window.sites[0]
+                    self._kept.keep(name, keys[name], run)
+                    made.add(name)
+        return frozenset(made)
 
     async def forecast_many(self, questions: Sequence[Question]) -> list[Outcome]:
         """The forecasts of several places: each site's window is cut and run once, all windows together.
@@ -199,17 +239,15 @@ class ForecastService:
         for place in places:
             if isinstance(place, _Found):
                 explained[place.site.name] = explained.get(place.site.name, False) or place.explain
-        cuts = dict(zip(explained, await outcomes_of(map(self._prepared, explained)), strict=True))
-        cut = time.perf_counter()
-        runs = await self._run_sites(cuts, explained)
-        timing_s = {"window": cut - began, "run": time.perf_counter() - cut}
+        runs = await self._run_sites(explained)
+        timing_s = {"total": time.perf_counter() - began}
         outcomes: list[Outcome] = []
         for place in places:
             if isinstance(place, TowncastError):
                 outcomes.append(place)
                 continue
             run = runs[place.site.name]
-            outcomes.append(self._result(place, run, timing_s) if isinstance(run, _Run) else run)
+            outcomes.append(run if isinstance(run, TowncastError) else self._result(place, *run, timing_s))
         return outcomes
 
     def _find(self, question: Question) -> _Found:
@@ -223,118 +261,91 @@ class ForecastService:
         except TowncastError as error:
             return error
 
-    async def _prepared(self, name: str) -> Prepared:
-        """The window of a site that has readings of the target."""
-        prepared = await self.windows.prepared(name)
-        if self.target.name not in prepared.records:
-            raise no_reading(self.domain, self.target.name, name)
-        return prepared
+    async def _run_of(self, name: str) -> tuple[Run, Came]:
+        """The run of a site's present window: kept, or made once for all that ask for it at a time."""
+        key = self.windows.key(name)
+        run = self._kept.find(name, key)
+        if run is not None:
+            return run, "kept"
+        making = self._making.get((name, key))
+        if making is not None:
+            return await asyncio.shield(making), "joined"
+        making = asyncio.get_running_loop().create_task(self._make(name, key))
+        self._making[name, key] = making
+        making.add_done_callback(lambda _: self._making.pop((name, key), None))
+        # Shielded: a caller who hangs up must not spoil it for those who joined.
+        return await asyncio.shield(making), "made"
 
-    async def _answer(self, window: Window) -> Answer:
-        """What a runtime makes of windows: of a model with adaptive intervals all levels, see `_served`."""
-        return await self.runtime.answer(window, levels=self.levels if self.artifact.intervals is None else None)
+    async def _make(self, name: str, key: WindowKey) -> Run:
+        run = await self._maker.plain(await self._maker.prepared(name))
+        self._kept.keep(name, key, run)
+        return run
 
-    def _served(self, forecast: Forecast, window: Window) -> Forecast:
-        """What a runtime made of a window at the levels of the service, its interval adapted."""
-        intervals = self.artifact.intervals
-        if intervals is None:
-            return forecast
-        adapted = adapt(intervals, forecast, window, target=self.target, hour_channel=self._hour)
-        return keep_levels(adapted, self.levels)
-
-    async def _plain(self, prepared: Prepared) -> _Run:
-        answer = await self._answer(prepared.window)
-        forecast = self._served(answer.forecast, prepared.window)
-        return _Run(prepared=prepared, forecast=forecast, runtime=answer.runtime)
-
-    async def _explained(self, prepared: Prepared) -> _Run:
-        groups = tuple(group for group in self._groups if group.is_in(prepared.window))
-        if not groups:
-            return await self._plain(prepared)
-        drawn = coalitions(len(groups))
-        answer = await self._answer(coalition_windows(prepared.window, groups, drawn))
-        return _Run(
-            prepared=prepared,
-            forecast=self._served(_of_window(answer.forecast, 0), prepared.window),
-            runtime=answer.runtime,
-            values=shapley_values(answer.forecast, groups, drawn),
-        )
-
-    async def _run_sites(
-        self, cuts: Mapping[str, Prepared | TowncastError], explained: Mapping[str, bool]
-    ) -> dict[str, _Run | TowncastError]:
-        """A run for each site; those that are not explained in as few calls of the runtime as can be."""
-        runs: dict[str, _Run | TowncastError] = {}
+    async def _run_sites(self, explained: Mapping[str, bool]) -> dict[str, tuple[Run, Came] | TowncastError]:
+        """A run for each site; those that are neither kept nor explained in as few calls of the runtime as can be."""
+        runs: dict[str, tuple[Run, Came] | TowncastError] = {}
+        keys = {name: self.windows.key(name) for name in explained}
+        for name, key in keys.items():
+            kept = None if explained[name] else self._kept.find(name, key)
+            if kept is not None:
+                runs[name] = kept, "kept"
+        wanted = [name for name in explained if name not in runs]
         plain: list[Prepared] = []
-        for name, prepared in cuts.items():
+        for name, prepared in zip(wanted, await outcomes_of(map(self._maker.prepared, wanted)), strict=True):
             if isinstance(prepared, TowncastError):
                 runs[name] = prepared
             elif explained[name]:
                 # One after the other: the windows of one explanation are several megabytes.
-                runs[name], *_ = await outcomes_of([self._explained(prepared)])
+                (run,) = await outcomes_of([self._maker.explained(prepared)])
+                runs[name] = run if isinstance(run, TowncastError) else (run, "made")
             else:
                 plain.append(prepared)
         for first in range(0, len(plain), _MOST_WINDOWS):
             together = plain[first : first + _MOST_WINDOWS]
-            for prepared, run in zip(together, await self._run_together(together), strict=True):
-                runs[prepared.window.sites[0]] = run
+            for prepared, run in zip(together, await self._maker.together(together), strict=True):
+                name = prepared.window.sites[0]
+                runs[name] = run if isinstance(run, TowncastError) else (run, "made")
+                if isinstance(run, Run):
+                    self._kept.keep(name, keys[name], run)
         return runs
 
-    async def _run_together(self, together: Sequence[Prepared]) -> Sequence[_Run | TowncastError]:
-        window = _joined([one.window for one in together])
-        try:
-            answer = await self._answer(window)
-        except ArtifactError as error:
-            if len(together) == 1:
-                return [error]
-            # One window that the graph cannot forecast must not spoil the others.
-            return await outcomes_of(map(self._plain, together))
-        except TowncastError as error:
-            return [error] * len(together)
-        forecast = self._served(answer.forecast, window)
-        return [
-            _Run(prepared=prepared, forecast=_of_window(forecast, index), runtime=answer.runtime)
-            for index, prepared in enumerate(together)
-        ]
-
-    def _result(self, found: _Found, run: _Run, timing_s: dict[str, float]) -> ForecastResult:
-        prepared, card = run.prepared, self.artifact.card
-        ahead = weather_ahead(self.domain, prepared, used=self._read_ahead, steps=found.steps)
+    def _result(self, found: _Found, run: Run, came: Came, timing_s: dict[str, float]) -> ForecastResult:
         explanation = None
         if found.explain:
             explanation = () if run.values is None else importances(run.values, steps=found.steps)
+        cut = run.cuts.get(found.steps) or self._cut(run, found.steps)
         return ForecastResult(
             site=found.site,
-            forecast=replace(run.forecast, value_BHQ=run.forecast.value_BHQ[:, : found.steps]),
+            forecast=cut.forecast,
             confidence=self.confidence,
-            window=prepared.window,
-            card=card,
-            quality=judge_quality(
-                card,
-                prepared,
-                season_s=self.domain.season_steps * self.domain.step_s,
-                now_s=self.windows.now(),
-                stale_after_s=self.windows.stale_after_s,
-                unseen_site=found.site.name not in self._known_sites,
-                weather_ahead=ahead,
-                runtime=run.runtime,
-                distance_km=found.distance_km,
-                memory_age_s=self.windows.overdue_s,
-            ),
+            run=run,
+            came=came,
+            card=self.artifact.card,
+            quality=self._quality(found, run, cut),
             explanation=explanation,
             timing_s=timing_s,
         )
 
+    def _cut(self, run: Run, steps: int) -> Cut:
+        ahead = weather_ahead(self.domain, run.prepared, used=self._read_ahead, steps=steps)
+        forecast = replace(run.forecast, value_BHQ=run.forecast.value_BHQ[:, :steps])
+        run.cuts[steps] = Cut(forecast=forecast, weather_ahead=ahead)
+        return run.cuts[steps]
 
-async def outcomes_of(work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result | TowncastError]:
-    """What each coroutine gives, or the expected error that it raises; all run at a time."""
-    done = await asyncio.gather(*work, return_exceptions=True)
-    outcomes: list[Result | TowncastError] = []
-    for outcome in done:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, TowncastError):
-            raise outcome
-        outcomes.append(outcome)
-    return outcomes
+    def _quality(self, found: _Found, run: Run, cut: Cut) -> Quality:
+        """What is to be said now."""
+        return judge_quality(
+            self.artifact.card,
+            run.prepared,
+            season_s=self.domain.season_steps * self.domain.step_s,
+            now_s=self.windows.now(),
+            stale_after_s=self.windows.stale_after_s,
+            unseen_site=found.site.name not in self._known_sites,
+            weather_ahead=cut.weather_ahead,
+            runtime=run.runtime,
+            distance_km=found.distance_km,
+            memory_age_s=self.windows.overdue_s,
+        )
 
 
 def pick_horizon(domain: Domain, horizon: str) -> int:
@@ -353,24 +364,3 @@ def pick_horizon(domain: Domain, horizon: str) -> int:
             remedy=f"Use one of {', '.join(known)}.",
         )
     return known[horizon]
-
-
-def _of_window(forecast: Forecast, index: int) -> Forecast:
-    """The forecast of one of several windows."""
-    one = slice(index, index + 1)
-    return replace(
-        forecast, sites=forecast.sites[one], origins=forecast.origins[one], value_BHQ=forecast.value_BHQ[one]
-    )
-
-
-def _joined(windows: Sequence[Window]) -> Window:
-    """Several windows as one batch."""
-    if len(windows) == 1:
-        return windows[0]
-    return Window(
-        history_BLK=np.concatenate([window.history_BLK for window in windows]),
-        future_BHK=np.concatenate([window.future_BHK for window in windows]),
-        static_BS=np.concatenate([window.static_BS for window in windows]),
-        sites=tuple(name for window in windows for name in window.sites),
-        origins=np.concatenate([window.origins for window in windows]),
-    )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
-import uuid
+import random
+import time
 from datetime import UTC, datetime
+
+_DAY_S = 86400
 
 
 @functools.lru_cache(maxsize=4096)
@@ -14,5 +17,10 @@ def utc_text(moment_s: float) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """An identifier such as `pred-20260206-0a1b2c3d`."""
-    return f"{prefix}-{datetime.now(UTC):%Y%m%d}-{uuid.uuid4().hex[:8]}"
+    """An identifier such as `pred-20260206-5f0c3a1b9e7d2c46`: unique for all purposes, and no secret."""
+    return f"{prefix}-{_day_text(int(time.time()) // _DAY_S)}-{random.getrandbits(64):016x}"
+
+
+@functools.lru_cache(maxsize=2)
+def _day_text(day: int) -> str:
+    return datetime.fromtimestamp(day * _DAY_S, UTC).strftime("%Y%m%d")

@@ -17,7 +17,7 @@ from features.errors import TowncastError
 from serving.quality import Quality
 from serving.schemas import PredictionRequest, Reply
 from serving.service import ForecastResult, Outcome
-from serving.text import new_id, utc_text
+from serving.text import utc_text
 
 Asked = TypeVar("Asked", bound=PredictionRequest)
 
@@ -83,21 +83,12 @@ def found(outcomes: Mapping[str, Outcome], target: str) -> ForecastResult:
     return outcome
 
 
-def write_reply(request: PredictionRequest, content: Content, *, inference_time_ms: float) -> dict[str, Any]:
-    """The reply to a request.
-
-    Args:
-        request: What was asked.
-        content: What its domain says.
-        inference_time_ms: How long it took [ms].
-    """
-    reply = {"request_id": request.request_id or new_id("pred"), **content.body}
-    reply["model_version"] = ", ".join(result.forecast.model for result in content.results)
+def write_head(content: Content) -> dict[str, Any]:
+    """The part of a reply that depends on its forecasts alone."""
+    head = {**content.body, "model_version": ", ".join(result.forecast.model for result in content.results)}
     if content.explanation is not None:
-        reply["explanation"] = {"top_features": content.explanation}
-    reply["inference_time_ms"] = round(inference_time_ms, 2)
-    reply["quality"] = _quality(content) | content.more_quality
-    return reply
+        head["explanation"] = {"top_features": content.explanation}
+    return head
 
 
 def top_features(result: ForecastResult) -> list[dict[str, Any]] | None:
@@ -133,8 +124,15 @@ def add_intervals(entries: Sequence[dict[str, Any]], result: ForecastResult, dec
         entry["confidence_interval"] = {"lower": lower, "upper": upper, "confidence": result.confidence}
 
 
-def _quality(content: Content) -> dict[str, Any]:
-    quality, (field_name, site) = content.quality, content.place
+def write_quality(quality: Quality, *, place: tuple[str, str], more: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reply says of its forecasts' quality.
+
+    Args:
+        quality: Theirs; of several, of each thing the worst.
+        place: The field that names the place, and its name.
+        more: The domain's own parts.
+    """
+    field_name, site = place
     reply: dict[str, Any] = {"lowered_by": quality.lowered_by, "runtime": quality.runtime, field_name: site}
     if quality.distance_km is not None:
         reply["distance_km"] = round(quality.distance_km, 3)
@@ -154,4 +152,4 @@ def _quality(content: Content) -> dict[str, Any]:
     }
     if quality.memory_age_s is not None:
         reply["memory_age_s"] = round(quality.memory_age_s, 1)
-    return reply
+    return reply | dict(more)

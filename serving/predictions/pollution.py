@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,10 @@ class PollutionRequest(PredictionRequest):
         description="Whose index: India's or the United States'.",
         json_schema_extra={"enum": [*STANDARDS]},
     )
+
+    def options(self) -> Hashable:
+        """The parameters and the index among them."""
+        return (super().options(), tuple(self.parameters), self.include_health_advisory, self.aqi_standard)
 
     def place(self) -> Place:
         """The station, or the point."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from fastapi import APIRouter, Response
 
 from features.vocabulary import Domain
@@ -12,8 +15,14 @@ from serving.text import utc_text
 from serving.town import Town
 
 
-def operation_routes(town: Town, metrics: Metrics) -> APIRouter:
-    """What those who run the API ask."""
+def operation_routes(town: Town, metrics: Metrics, *, parts: Callable[[], dict[str, str]] = dict) -> APIRouter:
+    """What those who run the API ask.
+
+    Args:
+        town: Says which models are there.
+        metrics: The figures.
+        parts: Says how what else the API leans on is.
+    """
     router = APIRouter(tags=["operation"])
 
     @router.get("/health/live", summary="Is the process alive?", response_model=Live)
@@ -41,7 +50,7 @@ def operation_routes(town: Town, metrics: Metrics) -> APIRouter:
             raise NotReadyError(
                 f"No runtime of {waiting[0]} is up", remedy="See the log for the reason; it is tried again."
             )
-        return Ready(status="ready", domains=domains)
+        return Ready(status="ready", domains=domains, parts=parts())
 
     @router.get(
         "/metrics",
@@ -51,20 +60,22 @@ def operation_routes(town: Town, metrics: Metrics) -> APIRouter:
     )
     async def figures() -> Response:
         """Requests, latency by stage, runtimes and quality flags, in Prometheus' text format."""
-        return Response(metrics.text(town.services()), media_type=CONTENT_TYPE)
+        # Tens of milliseconds, which no request should wait for.
+        return Response(await asyncio.to_thread(metrics.text, town.services()), media_type=CONTENT_TYPE)
 
     return router
 
 
 async def _state(town: Town, domain: Domain) -> DomainState:
-    services = {service.target.name: service for service in town.services(domain.name)}
+    releases = {release.champion.target.name: release for release in town.releases(domain.name)}
     models: dict[str, ModelState] = {}
     up, sites = False, 0
     for target in domain.targets:
-        if target.name not in services:
+        if target.name not in releases:
             models[target.name] = ModelState(reason=str(town.why_not(domain.name, target.name)))
             continue
-        service = services[target.name]
+        release = releases[target.name]
+        service = release.champion
         up = await service.runtime.ready() or up
         sites = len(service.windows.memory.sites)
         artifact = service.artifact
@@ -74,5 +85,9 @@ async def _state(town: Town, domain: Domain) -> DomainState:
             runtimes=service.runtime.states(),
             intervals="fixed" if artifact.intervals is None else "adaptive",
             intervals_until=None if until_s is None else utc_text(until_s),
+            versions={role: held.artifact.model_version for role, held in release.roles().items()},
+            precision=artifact.precision,
+            parity=artifact.parity.largest_relative,
+            faults=release.faults,
         )
     return DomainState(status="ready" if up else "not ready", sites=sites, models=models)

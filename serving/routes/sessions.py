@@ -86,7 +86,7 @@ def _add_models(router: APIRouter, sessions: SimulationSessions, metrics: Metric
     )
     async def models(request: Request) -> Response:
         reply = ProcessesReply(models=[process_reply(process) for process in sessions.processes.values()])
-        metrics.count_request(path, 200)
+        metrics.count_request(path, 200, "GET")
         return _json(reply)
 
 
@@ -169,10 +169,10 @@ def _add_change(
 ) -> None:
     async def change(request: Request) -> Response:
         async def read() -> Asked:
-            check_media_type(request)
+            check_media_type(request.headers.get("content-type", ""))
             return asked.model_validate_json(await request.body())
 
-        return await _answer(metrics, path, read, work, fields=asked.model_fields)
+        return await _answer(metrics, (request.method, path), read, work, fields=asked.model_fields)
 
     router.add_api_route(
         path,
@@ -239,7 +239,9 @@ def _add_view(
             return query.model_validate_strings(dict(request.query_params))
 
         session_id: str = request.path_params["session_id"]
-        return await _answer(metrics, path, read, lambda asked: work(session_id, asked), fields=query.model_fields)
+        return await _answer(
+            metrics, (request.method, path), read, lambda asked: work(session_id, asked), fields=query.model_fields
+        )
 
     router.add_api_route(
         path,
@@ -263,7 +265,7 @@ def _parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
 
 async def _answer(
     metrics: Metrics,
-    path: str,
+    route: tuple[str, str],
     read: Callable[[], Awaitable[Asked]],
     work: Callable[[Asked], Reply],
     *,
@@ -276,7 +278,8 @@ async def _answer(
         reply = refusal(malformed(str(error))).reply()
     except (ValidationError, TowncastError) as error:
         reply = refusal(error, fields=fields).reply()
-    metrics.count_request(path, reply.status_code)
+    method, path = route
+    metrics.count_request(path, reply.status_code, method)
     return reply
 
 

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from features.card import Card
-from features.errors import ArtifactError, InvalidParameterError
+from features.errors import ArtifactError, InvalidParameterError, RuntimeUnavailableError
 from features.vocabulary import Float32Array, Forecast, Window
 from serving.artifacts import Artifact
+
+
+class ModelNotHostedError(RuntimeUnavailableError):
+    """A runtime is there, but has not this version of this model; that is no outage of the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A forecast, and how it came about.
+
+    Attributes:
+        forecast: One for each window.
+        runtime: What made it.
+        queue_s: Time that the windows waited for their batch [s].
+        inference_s: Time that the batch ran [s].
+        batch: Windows in that batch.
+    """
+
+    forecast: Forecast
+    runtime: str
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+    batch: int = 1
 
 
 class Runtime(Protocol):
@@ -21,7 +45,7 @@ class Runtime(Protocol):
         """What replies call it."""
         ...
 
-    async def predict(self, window: Window, *, levels: Sequence[float] | None = None) -> Forecast:
+    async def answer(self, window: Window, *, levels: Sequence[float] | None = None) -> Answer:
         """Quantiles of the target for each window, all levels of the model by default.
 
         Raises:
@@ -30,8 +54,16 @@ class Runtime(Protocol):
         """
         ...
 
+    async def predict(self, window: Window, *, levels: Sequence[float] | None = None) -> Forecast:
+        """The forecast of `answer`."""
+        ...
+
     async def ready(self) -> bool:
-        """Whether it can answer now."""
+        """Whether it can answer now.
+
+        Raises:
+            ModelNotHostedError: It is there, and has not this model.
+        """
         ...
 
     async def close(self) -> None:

@@ -299,5 +299,6 @@ def _reported(what: str) -> Iterator[None]:
     try:
         yield
     except TowncastError as error:
-        _LOG.error("%s: %s", what, error)
+        # What was found may come from a caller, who must not fill the log.
+        _LOG.warning("%.100s: %.300s", what, error)
         raise

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from serving.sessions.errors import expired_session, too_many_sessions, unknown_session
+from serving.sessions.errors import SessionStoreError, expired_session, too_many_sessions, unknown_session
 from serving.sessions.session import Change, Entry, HistoryEntry, LogEntry, Page, Session
 
 if TYPE_CHECKING:
@@ -82,6 +82,53 @@ class SessionStore(Protocol):
         """Give back what the store holds."""
 
 
+class NoStore:
+    """Keeps nothing, and says so: where several workers answer, the next request may come to another one.
+
+    Args:
+        limits: Of the store that there is not.
+        workers: How many answer.
+    """
+
+    def __init__(self, limits: SessionLimits, workers: int) -> None:
+        self.limits = limits
+        self._workers = workers
+
+    def _refuse(self) -> SessionStoreError:
+        return SessionStoreError(
+            "Sessions need a store that all workers share",
+            found=f"{self._workers} workers and no Redis",
+            remedy="Set TOWNCAST_SESSIONS_REDIS_URL, or serve with one worker.",
+        )
+
+    def add(self, begun: Change) -> None:
+        """Refuse."""
+        raise self._refuse()
+
+    def read(self, session_id: str) -> Session:
+        """Refuse."""
+        raise self._refuse()
+
+    def update(self, session_id: str, change: Callable[[Session], Change]) -> Change:
+        """Refuse."""
+        raise self._refuse()
+
+    def history(self, session_id: str, *, start: int, limit: int) -> Page[HistoryEntry]:
+        """Refuse."""
+        raise self._refuse()
+
+    def log(self, session_id: str, *, start: int, limit: int) -> Page[LogEntry]:
+        """Refuse."""
+        raise self._refuse()
+
+    def sweep(self) -> list[str]:
+        """Forget nothing."""
+        return []
+
+    def close(self) -> None:
+        """Give back nothing."""
+
+
 def open_store(settings: ServingSettings, *, clock: Callable[[], float] = time.time) -> SessionStore:
     """The store that the settings name: Redis where there is an address, else memory. Nothing is connected yet."""
     limits = SessionLimits(
@@ -91,7 +138,7 @@ def open_store(settings: ServingSettings, *, clock: Callable[[], float] = time.t
         log=settings.session_log_limit,
     )
     if not settings.sessions_redis_url:
-        return MemoryStore(limits, clock=clock)
+        return MemoryStore(limits, clock=clock) if settings.workers == 1 else NoStore(limits, settings.workers)
     from serving.sessions.redis_store import RedisStore
 
     return RedisStore(settings.sessions_redis_url, limits, clock=clock)

@@ -9,36 +9,40 @@ import sys
 import tempfile
 from pathlib import Path
 
-from features.card import GRAPH_FILE, Card
+from features.card import Card, check_files
 from features.errors import ArtifactError
 from features.files import make_folder, storage_errors
 from serving.artifacts import Artifact
 from serving.runtimes.base import static_width
+from serving.runtimes.batching import BUCKETS
 from serving.settings import Device
 
 HANDLER = Path(__file__).with_name("handler.py")
 
 
-def build_archive(artifact: Artifact, store: Path, *, device: Device = "cpu") -> Path:
+def build_archive(artifact: Artifact, store: Path, *, device: Device = "cpu", threads: int = 1) -> Path:
     """Pack an artifact into `store/<registered name>.mar`, whole or not at all.
 
     Args:
         artifact: The model.
         store: TorchServe's model store; made if needed.
         device: Where the worker runs the graph.
+        threads: Threads within one run of the graph.
 
     Returns:
         The archive.
 
     Raises:
-        ArtifactError: The archiver is not installed, or refuses the artifact.
+        ArtifactError: The archiver is not installed, or refuses the artifact, or a file of the artifact has changed.
         StorageError: `store` cannot be written.
     """
     name = artifact.name
+    check_files(artifact.folder, artifact.card)
     make_folder(store)
     with storage_errors(store), tempfile.TemporaryDirectory(dir=store, prefix=".archive-") as folder:
         layout = Path(folder) / "layout.json"
-        layout.write_text(json.dumps({**_layout(artifact.card), "device": device}), encoding="utf-8")
+        facts = {**_layout(artifact.card), "device": device, "threads": threads, "buckets": BUCKETS}
+        layout.write_text(json.dumps({**facts, "graph": artifact.graph.name}), encoding="utf-8")
         _archive(name, artifact, layout, Path(folder))
         archive = store / f"{name}.mar"
         os.replace(Path(folder) / archive.name, archive)
@@ -73,7 +77,7 @@ def _archive(name: str, artifact: Artifact, layout: Path, folder: Path) -> None:
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise ArtifactError(
-            f"The archive of {name} with {GRAPH_FILE} cannot be built",
+            f"The archive of {name} with {artifact.graph.name} cannot be built",
             found=lines[-1] if lines else f"exit status {done.returncode}",
             remedy="Install towncast[torchserve], or serve with --no-torchserve.",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,10 +17,11 @@ _HEAD_LIMIT_BYTES = 65536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Status and body of an answer."""
+    """Status, body and headers (lower-case names) of an answer."""
 
     status: int
     body: bytes
+    headers: dict[str, str]
 
 
 class Connections:
@@ -37,15 +39,16 @@ class Connections:
         self.timeout_s = timeout_s
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def post(self, path: str, body: bytes) -> Reply:
-        """Send a body and wait for the answer.
+    async def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
+        """Send a body, with more headers if need be, and wait for the answer.
 
         Raises:
             OSError: The server is away, too slow (`TimeoutError`), or hung up.
             ValueError: The answer is not HTTP with a length.
         """
+        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{more}"
             f"Content-Type: application/octet-stream\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         async with asyncio.timeout(self.timeout_s):
@@ -66,9 +69,9 @@ class Connections:
                 raise ConnectionResetError("the server closed an idle connection")
             writer.writelines((head, body))
             await writer.drain()
-            status, length, wanted = _parse(await reader.readuntil(b"\r\n\r\n"))
-            reply = Reply(status=status, body=await reader.readexactly(length))
-            keep = wanted
+            status, fields = _parse(await reader.readuntil(b"\r\n\r\n"))
+            reply = Reply(status=status, body=await reader.readexactly(int(fields["content-length"])), headers=fields)
+            keep = fields.get("connection") != "close"
             return reply
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError("the server hung up") from error
@@ -90,11 +93,11 @@ class Connections:
                 await writer.wait_closed()
 
 
-def _parse(head: bytes) -> tuple[int, int, bool]:
-    """Status, length of the body, and whether the connection is kept."""
+def _parse(head: bytes) -> tuple[int, dict[str, str]]:
+    """Status and headers."""
     first, *lines = head.decode("latin-1").lower().split("\r\n")
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     version, _, rest = first.partition(" ")
     if not version.startswith("http/1.") or "content-length" not in fields:
         raise ValueError(f"not an answer of known length: {first[:80]}")
-    return int(rest[:3]), int(fields["content-length"]), fields.get("connection") != "close"
+    return int(rest[:3]), fields

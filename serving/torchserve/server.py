@@ -1,14 +1,16 @@
 """TorchServe as a child: started on loopback with its own folder, checked, and stopped with all that it started.
 
 It is archived upstream and an archive is code: every address is on loopback, models come from the configuration alone
-(the model API is off, and the allowed URLs are pinned all the same), and our API stands before it. Its token
-authorization is off, because its keys end after an hour and no address is reachable from outside.
+(the model API is off, and the allowed URLs are pinned all the same), and our API stands before it. Other users of the
+machine reach loopback too: so its token authorization is on, its keys are in a file that this user alone may read, and
+they are replaced at half of their life.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import signal
@@ -29,7 +31,9 @@ from features.files import make_folder, storage_errors
 from serving.artifacts import Artifact
 from serving.settings import Device
 from serving.torchserve.archive import build_archive
+from serving.torchserve.keys import KEY_FILE, KeyFile, Kind
 
+_LOG = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 # Measured starting values; TorchServe's own 100 ms of batch delay would dominate every answer.
 MODEL_SETTINGS = {"minWorkers": 1, "maxWorkers": 1, "batchSize": 32, "maxBatchDelay": 5, "responseTimeout": 10}
@@ -90,13 +94,29 @@ class TorchServeServer:
         folder: Its own folder: model store, configuration, logs. Made by `start`.
         ports: Where it listens, on loopback.
         device: Where its workers run the graphs.
+        threads: Threads within one run of a graph.
+        key_life_min: How long a key holds [min].
     """
 
-    def __init__(self, artifacts: Sequence[Artifact], folder: Path, *, ports: Ports, device: Device = "cpu") -> None:
+    def __init__(
+        self,
+        artifacts: Sequence[Artifact],
+        folder: Path,
+        *,
+        ports: Ports,
+        device: Device = "cpu",
+        threads: int = 1,
+        key_life_min: float = 60.0,
+    ) -> None:
         self.artifacts = tuple(artifacts)
         self.folder = folder.absolute()
         self.ports = ports
         self.device = device
+        self.threads = threads
+        self.key_life_min = key_life_min
+        self._keys = KeyFile(self.key_file)
+        self._stopping = threading.Event()
+        self._rotating: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary: Path | None = None
 
@@ -104,6 +124,11 @@ class TorchServeServer:
     def url(self) -> str:
         """Address of predictions."""
         return f"http://{LOOPBACK}:{self.ports.inference}"
+
+    @property
+    def key_file(self) -> Path:
+        """Its keys, from its start to its stop; see `serving.torchserve.keys`."""
+        return self.folder / KEY_FILE
 
     @property
     def process_id(self) -> int | None:
@@ -128,12 +153,14 @@ class TorchServeServer:
         for name in ("store", "logs"):
             make_folder(self.folder / name)
         for artifact in self.artifacts:
-            build_archive(artifact, self.folder / "store", device=self.device)
+            build_archive(artifact, self.folder / "store", device=self.device, threads=self.threads)
         with storage_errors(self.folder), (self.folder / "logs" / "torchserve.log").open("wb") as log:
             # Workers listen on sockets in here, and the path of a socket may have 107 characters at most.
             self._temporary = Path(tempfile.mkdtemp(prefix="torchserve-"))
             (self.folder / "config.properties").write_text(self._configuration(), encoding="utf-8")
             (self.folder / "log4j2.xml").write_text(_LOGGING, encoding="utf-8")
+            # It writes new keys into a file that is there, with whatever rights that has.
+            self.key_file.unlink(missing_ok=True)
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _GUARD, "torchserve", *self._command(java, home, self._temporary)],
                 cwd=self.folder,
@@ -142,7 +169,35 @@ class TorchServeServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o077,
             )
+        self._stopping.clear()
+        self._rotating = threading.Thread(target=self._keep_rotating, name="torchserve-keys", daemon=True)
+        self._rotating.start()
+
+    def _keep_rotating(self) -> None:
+        half_life_s = self.key_life_min * 60.0 / 2.0
+        wait_s = half_life_s
+        while not self._stopping.wait(wait_s):
+            # Both, whatever comes of the first one.
+            done = [self.rotate(kind) for kind in ("inference", "management")]
+            wait_s = half_life_s if all(done) else half_life_s / 10.0
+
+    def rotate(self, kind: Kind) -> bool:
+        """Have a key replaced; the old one ends at once. Whether that was done: TorchServe may be starting, or down."""
+        import httpx
+
+        keys = KeyFile(self.key_file)
+        address = f"http://{LOOPBACK}:{self.ports.management}/token"
+        try:
+            reply = httpx.get(address, params={"type": kind}, headers=keys.header("API"), timeout=5.0, trust_env=False)
+        except httpx.HTTPError as error:
+            _LOG.info("The %s key of TorchServe is not replaced yet: %s", kind, type(error).__name__)
+            return False
+        if reply.status_code != httpx.codes.OK:
+            _LOG.warning("TorchServe refused to replace its %s key: status %d", kind, reply.status_code)
+            return False
+        return True
 
     def _command(self, java: str, home: Path, temporary: Path) -> list[str]:
         """What `torchserve --start` runs, without its pid file, of which there is one per machine."""
@@ -179,7 +234,8 @@ class TorchServeServer:
             "allowed_urls": f"file://{self.folder / 'store'}/.*",
             "enable_model_api": "false",
             "enable_envvars_config": "false",
-            "disable_token_authorization": "true",
+            "disable_token_authorization": "false",
+            "token_expiration_min": self.key_life_min,
             "disable_system_metrics": "true",
             "install_py_dep_per_model": "false",
             "job_queue_size": JOB_QUEUE_SIZE,
@@ -222,7 +278,7 @@ class TorchServeServer:
 
         address = f"http://{LOOPBACK}:{self.ports.management}/models/{name}"
         try:
-            answer = httpx.get(address, timeout=2.0, trust_env=False)
+            answer = httpx.get(address, headers=self._keys.header("management"), timeout=2.0, trust_env=False)
         except httpx.HTTPError:
             return {}
         if answer.status_code != httpx.codes.OK:
@@ -246,6 +302,7 @@ class TorchServeServer:
         process, self._process = self._process, None
         if process is None:
             return
+        self._stopping.set()
         _signal_group(process.pid, signal.SIGTERM)
         end = time.monotonic() + grace_s
         while time.monotonic() < end and _group_lives(process):
@@ -256,6 +313,9 @@ class TorchServeServer:
             process.stdin.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
+        self.key_file.unlink(missing_ok=True)
+        if self._rotating is not None:
+            self._rotating.join()
 
     def __enter__(self) -> TorchServeServer:
         self.start()

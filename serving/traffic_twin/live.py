@@ -13,8 +13,7 @@ from websockets.asyncio.server import serve
 
 from features.domains.demand import DEMAND
 from features.errors import InvalidParameterError, TowncastError
-from features.feast_repository import FeatureRepository
-from features.store import ReadingStore
+from features.feast_repository import open_repository
 from serving.artifacts import Artifact
 from serving.runtimes.in_process import InProcessRuntime
 from serving.traffic_twin.broadcast import Broadcaster
@@ -110,7 +109,7 @@ def begin_of(moment_s: float, *, interval_s: float) -> int:
 def _multipliers(artifact: Artifact | None, settings: TwinSettings, controls: Sequence[Control]) -> MultiplierSource:
     if artifact is None:
         return ConstantMultipliers(len(controls))
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, DEMAND))
+    repository = open_repository(settings, DEMAND)
     return DemandMultipliers(
         controls,
         runtime=InProcessRuntime(artifact, device=settings.device),

@@ -165,6 +165,12 @@ def adaptive(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Ar
     return open_artifact(folder, version="3")
 
 
+@pytest.fixture(autouse=True)
+def own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the folder that it is run in."""
+    monkeypatch.setenv("TOWNCAST_DATA_DIR", str(tmp_path / "var"))
+
+
 Values = Callable[[pd.DatetimeIndex], Any]
 
 
@@ -231,7 +237,7 @@ def service_of() -> Callable[..., ForecastService]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_service(
     artifact: Artifact, repository: FeatureRepository, service_of: Callable[..., ForecastService]
 ) -> Callable[..., ForecastService]:
@@ -319,7 +325,7 @@ def pollution_repository(make_town: Callable[..., FeatureRepository]) -> Feature
     return make_town("pollution", STATIONS, values, hours_ahead={"temperature": 12})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_pollution(
     make_artifact: Callable[..., Artifact],
     pollution_repository: FeatureRepository,
@@ -352,7 +358,7 @@ def water_repository(make_town: Callable[..., FeatureRepository]) -> FeatureRepo
     return make_town("water", zones, values, hours_ahead={"temperature": 24})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_water(
     make_artifact: Callable[..., Artifact],
     water_repository: FeatureRepository,
@@ -379,7 +385,7 @@ def demand_repository(make_town: Callable[..., FeatureRepository]) -> FeatureRep
     return make_town("demand", points, values)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_demand(
     make_artifact: Callable[..., Artifact],
     demand_repository: FeatureRepository,
@@ -388,3 +394,17 @@ def make_demand(
     """Makes the service of travel demand."""
     artifact = make_artifact("demand", "trips", family="gru", width=20.0, ahead="temperature", sites=[])
     return lambda: [service_of(artifact, demand_repository)]
+
+
+@pytest.fixture(scope="module")
+def whole_town(
+    make_service: Callable[..., ForecastService],
+    make_pollution: Callable[..., list[ForecastService]],
+    make_water: Callable[[], list[ForecastService]],
+    make_demand: Callable[[], list[ForecastService]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Api]:
+    """The API with a model of every target of every domain."""
+    services = [make_service(), *make_pollution(), *make_water(), *make_demand()]
+    with Api(create_app(ServingSettings(data_dir=tmp_path_factory.mktemp("town")), services=services)) as opened:
+        yield opened

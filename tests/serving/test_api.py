@@ -71,7 +71,7 @@ def test_interval_and_explanation_come_only_if_asked_for(api: Any) -> None:
     plain = ask(api, include_confidence=False).json()
     assert "explanation" not in plain
     assert "confidence_interval" not in plain["predictions"][0]
-    assert re.fullmatch(r"pred-\d{8}-[0-9a-f]{8}", plain["request_id"])
+    assert re.fullmatch(r"pred-\d{8}-[0-9a-f]{16}", plain["request_id"])
     top = ask(api, include_explanation=True).json()["explanation"]["top_features"]
     assert {"historical_traffic_168h", "historical_traffic_24h", "hour_of_day"} == {item["feature"] for item in top}
     assert [item["importance"] for item in top] == sorted((item["importance"] for item in top), reverse=True)
@@ -125,7 +125,7 @@ def test_an_unknown_road_is_answered_with_near_names(api: Any) -> None:
     error = error_of(ask(api, location={"road_id": "r01"}), status=404, code="UNKNOWN_NAME")
     assert "R001" in error["details"]["nearest"]
     assert "Did you mean: R001" in error["message"]
-    assert re.fullmatch(r"req-\d{8}-[0-9a-f]{8}", error["request_id"])
+    assert re.fullmatch(r"req-\d{8}-[0-9a-f]{16}", error["request_id"])
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,15 @@ def test_health_says_which_runtimes_are_up(api: Any) -> None:
         "status": "ready",
         "sites": 2,
         "models": {
-            "volume": {"model_version": "traffic-lstm-v3", "runtimes": {"in_process": True}, "intervals": "fixed"}
+            "volume": {
+                "model_version": "traffic-lstm-v3",
+                "runtimes": {"in_process": True},
+                "intervals": "fixed",
+                "versions": {"champion": "traffic-lstm-v3"},
+                "precision": "fp32",
+                "parity": 1e-7,
+                "faults": {},
+            }
         },
     }
     assert ready["domains"]["water"]["status"] == "not ready"
@@ -256,11 +264,11 @@ def test_metrics_count_what_happened(api: Any) -> None:
     ask(api)
     ask(api, forecast_horizon="1y")
     text = api.request("GET", "/metrics").text
-    assert 'towncast_requests_total{route="/predict/traffic",status="200"} 1.0' in text
-    assert 'towncast_requests_total{route="/predict/traffic",status="400"} 1.0' in text
-    labels = 'domain="traffic"'
-    assert f'towncast_forecasts_total{{{labels},runtime="in_process",target="volume"}} 1.0' in text
-    assert 'towncast_latency_seconds_count{route="/predict/traffic",stage="run"} 1.0' in text
+    assert 'towncast_requests_total{method="POST",route="/predict/traffic",status="200"} 1.0' in text
+    assert 'towncast_requests_total{method="POST",route="/predict/traffic",status="400"} 1.0' in text
+    labels, made = 'domain="traffic"', 'role="champion",runtime="in_process",target="volume",version="traffic-lstm-v3"'
+    assert f"towncast_forecasts_total{{{labels},{made}}} 1.0" in text
+    assert 'towncast_latency_seconds_count{route="/predict/traffic",stage="inference"} 1.0' in text
     assert f'towncast_quality_flags_total{{{labels},flag="out_of_range",target="volume"}} 1.0' in text
     assert f'towncast_runtime_up{{{labels},runtime="in_process",target="volume"}} 1.0' in text
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from features.adaptive_intervals import INTERVALS_FILE, AdaptiveIntervals
+from features.card import load_card
 from features.errors import ArtifactError
 from features.vocabulary import Forecast
 from serving.app import create_app
@@ -89,6 +90,7 @@ def test_bounds_of_the_quantity_hold(make_service: Make, adaptive: Artifact) -> 
 def test_damaged_intervals_are_refused(adaptive: Artifact, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(adaptive.folder, tmp_path / "copy"))
     (folder / INTERVALS_FILE).write_bytes((adaptive.folder / INTERVALS_FILE).read_bytes()[:200])
+    load_card(folder).save(folder)
     with pytest.raises(ArtifactError, match="state of the intervals cannot be read"):
         open_artifact(folder, version="1")
 
@@ -104,6 +106,7 @@ def test_damaged_intervals_are_refused(adaptive: Artifact, tmp_path: Path) -> No
 def test_intervals_of_another_model_are_refused(adaptive: Artifact, tmp_path: Path, other: AdaptiveIntervals) -> None:
     folder = Path(shutil.copytree(adaptive.folder, tmp_path / "copy"))
     other.save(folder)
+    load_card(folder).save(folder)
     with pytest.raises(ArtifactError, match=r"do not fit it.*towncast train traffic"):
         open_artifact(folder, version="1")
 
@@ -113,6 +116,7 @@ def test_offsets_that_are_not_numbers_are_refused(adaptive: Artifact, tmp_path: 
     broken = AdaptiveIntervals(("R001",), (24,), tuple(adaptive.card.levels))
     broken.offset_CQ[0, 0] = np.nan
     broken.save(folder)
+    load_card(folder).save(folder)
     with pytest.raises(ArtifactError, match="do not fit it"):
         open_artifact(folder, version="1")
 

@@ -12,7 +12,7 @@ from features.errors import ArtifactError, DeviceError, InvalidParameterError, R
 from features.feast_repository import FeatureRepository
 from features.vocabulary import Forecast, Window
 from serving.artifacts import Artifact
-from serving.runtimes.base import forecast_of
+from serving.runtimes.base import Answer, forecast_of
 from serving.runtimes.failover import FailoverRuntime
 from serving.runtimes.in_process import InProcessRuntime
 
@@ -30,13 +30,17 @@ class Stub:
         self.asked = self.looked = 0
         self.closed = False
 
-    async def predict(self, window: Window, *, levels: Sequence[float] | None = None) -> Forecast:
+    async def answer(self, window: Window, *, levels: Sequence[float] | None = None) -> Answer:
         self.asked += 1
         if not self.up:
             raise RuntimeUnavailableError("It is down", remedy="Wait.")
         card = self.artifact.card
         shape = (len(window), card.horizon_steps, len(card.levels))
-        return forecast_of(self.artifact, window, np.ones(shape, dtype=np.float32), levels=levels)
+        forecast = forecast_of(self.artifact, window, np.ones(shape, dtype=np.float32), levels=levels)
+        return Answer(forecast=forecast, runtime=self.name)
+
+    async def predict(self, window: Window, *, levels: Sequence[float] | None = None) -> Forecast:
+        return (await self.answer(window, levels=levels)).forecast
 
     async def ready(self) -> bool:
         self.looked += 1

@@ -12,6 +12,7 @@ from features.domains import DOMAINS
 from features.errors import ArtifactError, InvalidParameterError, NotEnoughDataError, UnknownNameError
 from features.feast_repository import FeatureRepository
 from features.online_history import OnlineHistory
+from features.online_news import SqliteNews
 from features.store import ReadingStore
 from features.vocabulary import Site
 from serving.artifacts import Artifact
@@ -100,7 +101,7 @@ def test_a_repeated_request_cuts_no_window_again_until_something_is_new(
     prepare = memory.prepare
 
     def read_anew() -> None:
-        (repository.folder / "online.db").touch()
+        SqliteNews(repository.folder / "news.db").tell(["R001"])
         memory.refresh()
 
     monkeypatch.setattr(memory, "prepare", lambda name, **given: cuts.append(name) or prepare(name, **given))
@@ -121,7 +122,7 @@ def test_a_repeated_request_cuts_no_window_again_until_something_is_new(
         history = repository.online(["R001"])["R001"]
         changed = OnlineHistory(valid_until_s=history.valid_until_s, value_TK=history.value_TK + 1)
         monkeypatch.setattr(repository, "online", lambda names: {"R001": changed})
-        memory.refresh()  # the files say that nothing was written
+        memory.refresh()  # nobody says that anything was written
         await many()
         assert cuts == ["R001", "R001"]
         read_anew()
@@ -144,7 +145,7 @@ def test_old_features_are_said_when_the_online_store_cannot_be_read(
             raise OSError("the disk is gone")
 
         monkeypatch.setattr(repository, "online", broken)
-        (repository.folder / "online.db").touch()
+        SqliteNews(repository.folder / "news.db").tell(["R001"])
         await asyncio.sleep(0.1)
         clock[0] = 100.0
         return fresh, await service.forecast(about(horizon="2h"))

@@ -25,6 +25,7 @@ from serving.runtimes.in_process import InProcessRuntime
 from serving.service import ForecastResult, ForecastService, Question
 from serving.settings import ServingSettings
 from serving.torchserve import server as server_module
+from serving.torchserve.keys import KEY_FILE, KeyFile
 from serving.torchserve.runtime import TorchServeRuntime
 from serving.torchserve.server import JOB_QUEUE_SIZE, MODEL_SETTINGS, TorchServeServer, free_ports
 
@@ -82,15 +83,20 @@ def test_it_took_the_settings_and_listens_on_loopback(server: TorchServeServer) 
 
 def test_models_cannot_be_registered_from_outside(server: TorchServeServer) -> None:
     address = f"http://127.0.0.1:{server.ports.management}/models"
-    reply = httpx.post(address, params={"url": "https://example.org/other.mar"}, trust_env=False)
-    assert reply.status_code in {403, 405}
+    for headers in ({}, KeyFile(server.key_file).header("management")):
+        reply = httpx.post(address, params={"url": "https://example.org/o.mar"}, headers=headers, trust_env=False)
+        assert reply.status_code in {400, 403, 405}
+        assert ("InvalidKeyException" in reply.text) is (not headers)
 
 
 def test_its_numbers_are_those_of_the_in_process_runtime(
     server: TorchServeServer, artifact: Artifact, windows: Window
 ) -> None:
     async def both() -> list[Any]:
-        runtimes = [TorchServeRuntime(artifact, url=server.url, timeout_s=30.0), InProcessRuntime(artifact)]
+        runtimes = [
+            TorchServeRuntime(artifact, url=server.url, timeout_s=30.0, keys=server.key_file),
+            InProcessRuntime(artifact),
+        ]
         forecasts = [await runtime.predict(windows, levels=(0.025, 0.5, 0.975)) for runtime in runtimes]
         for runtime in runtimes:
             await runtime.close()
@@ -114,7 +120,10 @@ def test_it_hosts_the_models_of_several_domains(server: TorchServeServer, fine_d
     )
 
     async def both() -> list[Any]:
-        runtimes = [TorchServeRuntime(fine_dust, url=server.url, timeout_s=30.0), InProcessRuntime(fine_dust)]
+        runtimes = [
+            TorchServeRuntime(fine_dust, url=server.url, timeout_s=30.0, keys=server.key_file),
+            InProcessRuntime(fine_dust),
+        ]
         forecasts = [await runtime.predict(window) for runtime in runtimes]
         for runtime in runtimes:
             await runtime.close()
@@ -134,7 +143,9 @@ def test_intervals_adapt_alike_whichever_runtime_answers(
         await service.close()
         return found
 
-    remote = asyncio.run(forecast_of(TorchServeRuntime(adaptive, url=server.url, timeout_s=30.0), adaptive))
+    remote = asyncio.run(
+        forecast_of(TorchServeRuntime(adaptive, url=server.url, timeout_s=30.0, keys=server.key_file), adaptive)
+    )
     local = asyncio.run(forecast_of(InProcessRuntime(adaptive), adaptive))
     fixed = asyncio.run(forecast_of(InProcessRuntime(artifact), artifact))
     assert (remote.quality.runtime, local.quality.runtime) == ("torchserve", "in_process")
@@ -147,8 +158,9 @@ def test_a_bad_request_does_not_harm_the_others_of_its_batch(
     server: TorchServeServer, artifact: Artifact, windows: Window
 ) -> None:
     async def together() -> list[Any]:
-        runtime = TorchServeRuntime(artifact, url=server.url, timeout_s=30.0)
-        async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
+        runtime = TorchServeRuntime(artifact, url=server.url, timeout_s=30.0, keys=server.key_file)
+        headers = KeyFile(server.key_file).header("inference")
+        async with httpx.AsyncClient(trust_env=False, timeout=30.0, headers=headers) as client:
             bad = [client.post(f"{server.url}{runtime.path}", content=b"abc") for _ in range(4)]
             results = await asyncio.gather(*(runtime.predict(windows) for _ in range(8)), *bad)
         await runtime.close()
@@ -164,8 +176,9 @@ def test_when_it_is_killed_the_api_answers_in_process_and_says_so_and_it_comes_b
     make_service: Callable[..., ForecastService], artifact: Artifact, tmp_path: Path, open_api: Any
 ) -> None:
     ports = free_ports()
-    torchserve = TorchServeRuntime(artifact, url=f"http://127.0.0.1:{ports.inference}", timeout_s=10.0)
-    runtime = FailoverRuntime([torchserve, InProcessRuntime(artifact)], retry_s=0.1)
+    address, keys = f"http://127.0.0.1:{ports.inference}", tmp_path / KEY_FILE
+    torchserve = TorchServeRuntime(artifact, url=address, timeout_s=10.0, keys=keys)
+    runtime = FailoverRuntime([torchserve, InProcessRuntime(artifact)], retry_s=0.1, retry_most_s=0.5)
     body = {"location": {"road_id": "R001"}, "forecast_horizon": "24h", "include_explanation": True}
 
     with open_api(create_app(ServingSettings(), services=[make_service(runtime=runtime)])) as api:

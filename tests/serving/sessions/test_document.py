@@ -206,5 +206,5 @@ def test_requests_are_counted_by_path_and_status(simulations: Any) -> None:
     get(simulations, "state", begin(simulations))
     simulations.request("GET", "/simulate/state/nobody")
     text = simulations.request("GET", "/metrics").text
-    assert 'towncast_requests_total{route="/simulate/init",status="200"} 1.0' in text
-    assert 'towncast_requests_total{route="/simulate/state/{session_id}",status="404"} 1.0' in text
+    assert 'towncast_requests_total{method="POST",route="/simulate/init",status="200"} 1.0' in text
+    assert 'towncast_requests_total{method="GET",route="/simulate/state/{session_id}",status="404"} 1.0' in text

@@ -1,0 +1,1 @@
+"""Live updates: the WebSocket, and the dashboard that it feeds."""
