@@ -14,7 +14,7 @@ MODEL ?= champion
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check build-reactor proto bench clean
+.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check images up build-reactor proto bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25"
 	@# torch first: asked for by another package it would bring its newest build, with gigabytes of CUDA.
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,sim,torchserve,bench,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,sim,torchserve,postgres,bench,dev]"
 	@touch $@
 
 train: $(READY) ## train, judge and register (DOMAIN=traffic RECIPE=quick DATA=folder)
@@ -74,6 +74,16 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+images: ## build the images (needs Docker)
+	docker build -f deploy/Dockerfile --target api -t towncast .
+	docker build -f deploy/Dockerfile --target torchserve -t towncast-torchserve .
+	docker build -f deploy/gpu.Dockerfile -t towncast-gpu .
+
+up: ## start the whole town with Docker Compose (fill in deploy/.env first)
+	@test -f deploy/.env || { echo "Copy deploy/.env.example to deploy/.env and fill it in"; exit 1; }
+	@touch deploy/secrets/metrics_key
+	docker compose -f deploy/compose.yaml up --build --detach --wait
+
 build-reactor: ## build the image of the reactor's twin (needs Docker)
 	docker build -f deploy/reactor.Dockerfile -t towncast-reactor .
 
@@ -87,6 +97,8 @@ services: # what the tests start for themselves: Java for TorchServe, a browser,
 	command -v chromium >/dev/null || missing="$$missing chromium"; \
 	command -v nats-server >/dev/null || missing="$$missing nats-server"; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v wrk >/dev/null || missing="$$missing wrk"; \
+	command -v mosquitto >/dev/null || missing="$$missing mosquitto"; \
 	if [ -n "$$missing" ]; then echo "The tests need:$$missing. Installing"; \
 	  if [ "$$(id -u)" = 0 ]; then root=""; else root=sudo; fi; \
 	  $$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; fi

@@ -11,10 +11,12 @@ from features.errors import TowncastError
 from pipelines.commands.controls import controls_commands
 from pipelines.commands.domains import domains
 from pipelines.commands.ingest import ingest
+from pipelines.commands.keys import keys_commands
 from pipelines.commands.materialise import materialise
 from pipelines.commands.mlflow_ui import mlflow_ui
 from pipelines.commands.promote import aliases, promote, rollback
 from pipelines.commands.reactor import reactor, reactor_plant
+from pipelines.commands.release import release_commands
 from pipelines.commands.report import report
 from pipelines.commands.serve import serve
 from pipelines.commands.simulate import simulate_commands
@@ -48,6 +50,8 @@ for _command in (
     app.command()(_command)
 app.add_typer(simulate_commands, name="simulate")
 app.add_typer(controls_commands, name="controls")
+app.add_typer(release_commands, name="release")
+app.add_typer(keys_commands, name="keys")
 
 
 def main() -> None:

@@ -140,11 +140,8 @@ def ingest_parsed(parsed: Parsed, domain: Domain, *, root: Path, checked: Checke
 
 
 def _refuse_mixed(store: ReadingStore, accepted: pd.DataFrame) -> None:
-    """Simulated rows may train, never evaluate: no site may have both kinds, or nothing could tell them apart later."""
-    known = store.readings(sites=accepted["site"].unique().tolist(), columns=("source",))
-    rows = pd.concat([known, accepted[["site", "source"]]], ignore_index=True)
-    simulated = rows["source"].str.startswith("sim:").astype(bool)
-    mixed = sorted(set(rows.loc[simulated, "site"]) & set(rows.loc[~simulated, "site"]))
+    """No site may have measured and simulated readings, see `ReadingStore.of_another_kind`."""
+    mixed = sorted(accepted.loc[store.of_another_kind(accepted), "site"].unique())
     if mixed:
         raise DataError(
             f"Measured and simulated readings of {store.domain.name} have the same {store.domain.entity}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from features.domains import DOMAINS
 from features.errors import InvalidParameterError
-from features.feast_repository import FeatureRepository
+from features.feast_repository import FeatureRepository, open_repository
 from features.sources import find_published
 from features.store import ReadingStore
 from features.vocabulary import Domain, Quantity
@@ -125,7 +125,7 @@ def prepare(
     store = ReadingStore(settings.readings_dir, domain)
     measured_sites = _readings(store, settings, steps, data)
     with steps.step("Feast: feature views, services, point-in-time history"):
-        repository = FeatureRepository(settings.feast_dir, store)
+        repository = open_repository(settings, domain)
         repository.apply()
         others = sorted(set(store.sites()) - set(measured_sites))
         if measured_sites:

@@ -21,11 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from features.domains import DOMAINS
 from features.errors import InvalidParameterError, StorageError, TowncastError
-from features.feast_repository import FeatureRepository
+from features.feast_repository import open_repository
 from features.files import make_folder, whole_file
 from features.readings import READING_COLUMNS
 from features.sources.parsed import Parsed, join_rejected
-from features.store import ReadingStore
 from pipelines.ingest import IngestSummary, ingest_parsed
 from pipelines.settings import Settings
 from sim_env.rollouts import ROLLOUTS, Rollouts, run_name
@@ -240,7 +239,7 @@ def _store(run: Run, *, found: int, failed: dict[int, str], settings: Settings) 
 
 
 def _into_feast(domain: str, settings: Settings) -> None:
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, DOMAINS[domain]))
+    repository = open_repository(settings, DOMAINS[domain])
     repository.apply()
     repository.materialise(as_of=pd.Timestamp.now("UTC"))
 

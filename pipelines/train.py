@@ -215,6 +215,7 @@ def _fit_and_register(
             draw(judgement, folder / "plots")
             tracking.log_files(run_id, folder / "plots", under="plots")
         with steps.step("ONNX: one graph, parity certificate") as say:
+            intervals.save(folder / "artifact")
             card = export_with_card(
                 forecaster,
                 splits,
@@ -223,7 +224,6 @@ def _fit_and_register(
                 speeds=_speeds(prepared.store, splits.train.panel),
                 trained={**trained_on, INTERVALS_UNTIL: str(_last_target_s(splits.test))},
             )
-            intervals.save(folder / "artifact")
             say(f"largest difference {card.parity.largest_relative:.1e} of at most {card.parity.tolerance:.0e}")
         registry = ModelRegistry(tracking)
         with steps.step("MLflow: registered") as say:

@@ -90,8 +90,7 @@ def ingest(
     from rich.console import Console
 
     from features.domains import DOMAINS
-    from features.feast_repository import FeatureRepository
-    from features.store import ReadingStore
+    from features.feast_repository import open_repository
     from pipelines.ingest import check_parsed, ingest_parsed, render_preview, render_summary
     from pipelines.settings import Settings
 
@@ -125,7 +124,7 @@ def ingest(
     settings = Settings()
     summary = ingest_parsed(parsed, chosen, root=settings.readings_dir, checked=checked)
     console.print(render_summary(summary))
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, chosen))
+    repository = open_repository(settings, chosen)
     if summary.stored and repository.exists():
         with console.status("Pushing to the online store"):
             repository.push(list(summary.sites), as_of=pd.Timestamp.now("UTC"))

@@ -13,14 +13,13 @@ def materialise(domain: Annotated[str, typer.Argument(help="Whose readings.")] =
     from rich.console import Console
 
     from features.domains import DOMAINS
-    from features.feast_repository import FeatureRepository
-    from features.store import ReadingStore
+    from features.feast_repository import open_repository
     from pipelines.quiet import quiet_libraries
     from pipelines.settings import Settings
 
     quiet_libraries()
     settings = Settings()
-    repository = FeatureRepository(settings.feast_dir, ReadingStore(settings.readings_dir, DOMAINS[domain]))
+    repository = open_repository(settings, DOMAINS[domain])
     repository.apply()
     sites = repository.materialise(as_of=pd.Timestamp.now("UTC"))
     Console().print(f"[green]✓[/] the online store holds the last history of {sites} sites")

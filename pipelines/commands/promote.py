@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from features.alias_history import AliasChange
     from pipelines.promote import Outcome
-    from training.alias_history import AliasChange
     from training.gate import Verdict
     from training.registry import Registered
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. Default: 8000.", min=0, max=65535)] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that answer. Default: 1.", min=1, max=64)] = None,
     torchserve: Annotated[
         bool, typer.Option(help="Host the models in TorchServe, where Java is there; it joins when it is ready.")
     ] = True,
@@ -35,6 +36,8 @@ def serve(
         curl localhost:8000/predict/traffic -H 'Content-Type: application/json'
         -d '{"location": {"road_id": "R001"}, "forecast_horizon": "24h"}'
 
+    Live forecasts are on /dashboard. Where the address is not loopback, callers need a key: see `towncast keys --help`.
+
     Host, port and all other settings can also be set as variables, such as TOWNCAST_PORT, or TOWNCAST_DOMAINS for
     some domains alone.
     """
@@ -48,11 +51,14 @@ def serve(
     from rich.markup import escape
 
     from serving.loading import champions
+    from serving.logs import configure_logs
+    from serving.observability_settings import ObservabilitySettings
     from serving.settings import ServingSettings
 
     console = Console()
+    configure_logs(ObservabilitySettings())
     settings = ServingSettings()
-    given = {"host": host, "port": port, "runtime": None if torchserve else "in_process"}
+    given = {"host": host, "port": port, "workers": workers, "runtime": None if torchserve else "in_process"}
     settings = settings.model_copy(update={name: value for name, value in given.items() if value is not None})
     with console.status("Loading the champions"):
         artifacts, missing = champions(settings)
@@ -78,10 +84,19 @@ def _run(
     import sys
 
     from serving.app import create_app, run_app
+    from serving.workers import freeze_when_loaded, run_workers
 
     # uvicorn raises the signal again when it is done; by default SIGTERM would then end us without stopping TorchServe.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    if settings.workers > 1:
+        # Whether a worker has loaded its models is not seen here: TorchServe starts at once.
+        at_once = threading.Event()
+        at_once.set()
+        with beside(at_once):
+            run_workers(settings)
+        return
     app = create_app(settings)
+    freeze_when_loaded(app)
     with beside(app.state.loaded):
         run_app(app, host=settings.host, port=settings.port)
 
@@ -105,7 +120,9 @@ def _choose_torchserve(
             raise RuntimeUnavailableError(fact, found="no java on PATH", remedy=remedy)
         console.print(f"[yellow]{fact}: answering in process.[/yellow] {remedy}")
         return None
-    return TorchServeServer(artifacts, settings.data_dir / "torchserve", ports=free_ports(), device=settings.device)
+    return TorchServeServer(
+        artifacts, settings.torchserve_dir, ports=free_ports(), device=settings.device, threads=settings.onnx_threads
+    )
 
 
 @contextlib.contextmanager
