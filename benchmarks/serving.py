@@ -1,24 +1,29 @@
-"""The claim: over the bare graph, the API costs little.
+"""The claim: the API answers faster than any server of the same model, with all that protects and watches on.
 
-`python -m benchmarks.serving [--quick] [--data DIR]` measures
+`python -m benchmarks.serving [--quick]` starts, on one processor core each in turn used by one of them,
 
-- a forecast over real loopback HTTP against a bare `InferenceSession.run` of the same window plus `json.dumps` of the
-  same answer, in turns: median and p99, and their ratios (bars: 3 and 6);
-- requests per second at 1, 8 and 32 clients, in process and with TorchServe, in turns;
-- a batch of requests against the same requests one after the other, on one connection, in turns.
+- minimal FastAPI with ONNX Runtime (pydantic, and orjson), BentoML, MLServer, `mlflow models serve`, LitServe and
+  TorchServe alone, each in an environment of its own below the user's cache, made on the first run;
+- `towncast serve`, with validation, key check, rate limit, intervals, metrics and prediction log on, which keeps
+  forecasts, and another one which keeps none;
 
-It serves the champion of the registry, or a random LSTM of the design document's size where there is none.
+all with the design document's LSTM on a window of 24 x 50, checks that they answer what the graph answers, and loads
+them in turns with 1, 8, 32 and 128 clients of `wrk` on the other core: requests per second, p50, p99, errors, memory.
+Ratios are medians over the rounds, against the minimal FastAPI of the same round. Then
+
+- two workers, on all cores;
+- a forecast on one connection against the bare graph and its answer as JSON; a batch of 1,000 against single calls;
+- the champion moved to and fro under load, and a canary that walks to champion: failed requests.
+
+It needs `wrk` and, for TorchServe, Java.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-import socket
 import statistics
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,230 +32,312 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import arguments, print_result, wide_console
-from benchmarks.serving_subject import Town, find_artifact, make_town, served, temporary_folder
-from features.feast_repository import FeatureRepository
-from serving.artifacts import Artifact
-from serving.runtimes.base import graph_inputs
-from serving.settings import ServingSettings
-from serving.torchserve.server import TorchServeServer, find_java, free_ports
+from benchmarks.server_process import ServerFailedError
+from benchmarks.serving_bars import INFER, KEPT, MADE, Bar, rate_bars, show_bars
+from benchmarks.serving_connection import measure_batch, measure_latency
+from benchmarks.serving_domain import substitute
+from benchmarks.serving_gateway import Installation, inference_times_ms, install, site_call
+from benchmarks.serving_peers.environments import PeerUnavailableError
+from benchmarks.serving_peers.peers import BASELINE, PEERS, Peer, peer_versions
+from benchmarks.serving_rates import (
+    Subject,
+    Truth,
+    WrongAnswerError,
+    bare_session,
+    measure_rounds,
+    rate_figures,
+    run_bare,
+    show_rates,
+    true_forecasts,
+)
+from benchmarks.serving_releases import LoadBeside, measure_canary, measure_reloads
+from benchmarks.serving_servers import Cores, Servers, check_gateway, choose_cores, infer_subject, what_is_on
+from benchmarks.serving_subject import temporary_folder
 
-MEDIAN_BAR, P99_BAR = 3.0, 6.0
-CLIENTS = (1, 8, 32)
-_ROADS = 20
-_HOUR_S = 3600
-
-
-def question(road: int) -> dict[str, Any]:
-    """The body of a request for a day ahead."""
-    return {"location": {"road_id": f"R{road:03d}"}, "forecast_horizon": "24h"}
-
-
-def request_bytes(content: dict[str, Any], *, path: str = "/predict/traffic") -> bytes:
-    """A whole HTTP request."""
-    body = json.dumps(content).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-def body_length(head: bytes) -> int:
-    """Length of a reply's body; refuses replies that are not 200."""
-    if not head.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"the API answered {head[:200]!r}")
-    lines = (line.partition(b":") for line in head.lower().split(b"\r\n"))
-    return next(int(value) for name, _, value in lines if name == b"content-length")
+INFERENCE_BAR_MS = 5.0
+BATCH_BAR = 20.0
+BARE = "bare ONNX Runtime, in process"
 
 
-class Connection:
-    """A kept-alive connection that does nothing but send and receive: the client's cost is not what is measured."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much is measured.
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    Attributes:
+        clients: Numbers of clients.
+        rounds: How often each server has its turn.
+        duration_s: How long a turn is [s].
+        peers: Which other servers.
+        roads: How many roads the town has.
+        moves: How often the champion's alias is moved.
+        canary_s: How long a canary is watched [s].
+        batch_rounds: How many batches.
+        pairs: How many forecasts on one connection.
+    """
 
-    def ask(self, request: bytes) -> bytes:
-        """Send a request; the reply's body."""
-        self._socket.sendall(request)
-        received = b""
-        while b"\r\n\r\n" not in received:
-            received += self._received()
-        head, _, body = received.partition(b"\r\n\r\n")
-        length = body_length(head)
-        while len(body) < length:
-            body += self._received()
-        return body
-
-    def _received(self) -> bytes:
-        part = self._socket.recv(65536)
-        if not part:
-            raise RuntimeError("the API closed the connection")
-        return part
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._socket.close()
+    clients: tuple[int, ...] = (1, 8, 32, 128)
+    rounds: int = 5
+    duration_s: float = 3.0
+    peers: tuple[Peer, ...] = PEERS
+    roads: int = 100
+    moves: int = 6
+    canary_s: float = 45.0
+    batch_rounds: int = 10
+    pairs: int = 2000
 
 
-def bare_forecast(artifact: Artifact, repository: FeatureRepository) -> Callable[[Any], None]:
-    """What any API must do at least: run the graph on a window that is there, and write an answer as JSON."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(artifact.graph), options, providers=["CPUExecutionProvider"])
-    window = repository.online_window("R001", origin_s=int(time.time()) // _HOUR_S * _HOUR_S)
-    inputs = graph_inputs(artifact.card, window)
-
-    def run(answer: Any) -> None:
-        session.run(["quantiles"], inputs)
-        json.dumps(answer)
-
-    return run
+QUICK = Plan(
+    clients=(1, 32),
+    rounds=1,
+    duration_s=1.0,
+    peers=PEERS[:2],
+    roads=20,
+    moves=1,
+    canary_s=0.0,
+    batch_rounds=1,
+    pairs=100,
+)
 
 
-def measure_latency(port: int, bare: Callable[[Any], None], *, pairs: int) -> dict[str, float]:
-    """Bare and whole forecasts in turns [ms], and their ratios."""
-    connection = Connection(port)
-    request = request_bytes(question(1))
-    answer = json.loads(connection.ask(request))
-    times_s = np.empty((pairs + pairs // 10, 2))
-    for row in times_s:
+def start_peers(
+    servers: Servers, plan: Plan, installation: Installation, truth: Truth, cores: Cores, console: Console
+) -> tuple[list[Subject], dict[str, Any]]:
+    """The peers that start, and of all what is installed, or why they are missing."""
+    subjects, known = [], {}
+    for peer in plan.peers:
+        try:
+            subjects.append(servers.peer(peer, installation.artifact.graph, truth, cores.servers))
+            known[peer.name] = {"versions": peer_versions(peer), **({"note": peer.note} if peer.note else {})}
+        except (PeerUnavailableError, ServerFailedError, WrongAnswerError) as error:
+            console.print(f"[yellow]{peer.name} is not measured: {error}[/yellow]")
+            known[peer.name] = {"unavailable": str(error)[:300]}
+    return subjects, known
+
+
+def measure_bare(installation: Installation, truth: Truth, *, runs: int, core: int) -> dict[str, Any]:
+    """The graph in this process, one window after the other, on the servers' core."""
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    session, times_ms = bare_session(installation.artifact.graph), []
+    for index in range(runs):
         began = time.perf_counter()
-        bare(answer)
-        middle = time.perf_counter()
-        connection.ask(request)
-        row[:] = middle - began, time.perf_counter() - middle
-    connection.close()
-    times_ms = 1e3 * times_s[pairs // 10 :]  # the first tenth warms up
-    bare_p99, whole_p99 = np.percentile(times_ms, 99, axis=0)
-    return {
-        "bare_median_ms": float(np.median(times_ms[:, 0])),
-        "http_median_ms": float(np.median(times_ms[:, 1])),
-        "median_ratio": float(np.median(times_ms[:, 1] / times_ms[:, 0])),
-        "bare_p99_ms": float(bare_p99),
-        "http_p99_ms": float(whole_p99),
-        "p99_ratio": float(whole_p99 / bare_p99),
-        "pairs": float(pairs),
-    }
+        run_bare(session, truth.windows[index % len(truth.windows)])
+        times_ms.append(1e3 * (time.perf_counter() - began))
+    os.sched_setaffinity(0, usable)
+    p50, p99 = np.percentile(times_ms, [50, 99])
+    rate = 1e3 * runs / sum(times_ms)
+    return {"requests_per_s": round(rate, 1), "p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
 
 
-def measure_batch(port: int, *, rounds: int) -> dict[str, float]:
-    """A question about each road, together and one after the other, in turns [ms]."""
-    connection = Connection(port)
-    questions = [question(road) for road in range(1, _ROADS + 1)]
-    single = [request_bytes(one) for one in questions]
-    together = request_bytes({"requests": questions}, path="/predict/traffic/batch")
-    times_s = np.empty((rounds + 2, 2))
-    for row in times_s:
-        began = time.perf_counter()
-        for request in single:
-            connection.ask(request)
-        middle = time.perf_counter()
-        connection.ask(together)
-        row[:] = middle - began, time.perf_counter() - middle
-    connection.close()
-    times_ms = 1e3 * times_s[2:]
-    return {
-        "requests": float(_ROADS),
-        "singles_ms": float(np.median(times_ms[:, 0])),
-        "batch_ms": float(np.median(times_ms[:, 1])),
-        "times_faster": float(np.median(times_ms[:, 0] / times_ms[:, 1])),
-    }
-
-
-async def measure_rate(port: int, *, clients: int, duration_s: float) -> float:
-    """Requests per second that some clients together get answered, each on its own connection."""
-    end = time.perf_counter() + duration_s
-    counts = await asyncio.gather(*(_client(port, 1 + index % _ROADS, end) for index in range(clients)))
-    return sum(counts) / duration_s
-
-
-async def _client(port: int, road: int, end: float) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    request, count = request_bytes(question(road)), 0
-    while time.perf_counter() < end:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(body_length(head))
-        count += 1
-    writer.close()
-    await writer.wait_closed()
-    return count
-
-
-def measure_rates(ports: dict[str, int], *, rounds: int, duration_s: float, console: Console) -> dict[str, Any]:
-    """Median requests per second by runtime and number of clients, the runtimes in turns."""
-    rates: dict[str, dict[str, list[float]]] = {name: {str(count): [] for count in CLIENTS} for name in ports}
-    for turn in range(rounds):
-        for clients in CLIENTS:
-            for name, port in ports.items():
-                console.print(f"[dim]round {turn + 1} of {rounds}: {clients} clients, {name}[/dim]")
-                rate = asyncio.run(measure_rate(port, clients=clients, duration_s=duration_s))
-                rates[name][str(clients)].append(rate)
-    return {
-        name: {clients: round(statistics.median(found), 1) for clients, found in by_clients.items()}
-        for name, by_clients in rates.items()
-    }
-
-
-def show(
-    console: Console, model: str, latency: dict[str, float], batch: dict[str, float], rates: dict[str, Any]
-) -> None:
-    """Print all figures."""
-    table = Table("", "bare run + JSON", "POST over HTTP", "ratio", "bar", title=f"One forecast of {model}, in process")
-    for name, bar in (("median", MEDIAN_BAR), ("p99", P99_BAR)):
-        ratio = latency[f"{name}_ratio"]
-        colour = "green" if ratio <= bar else "red"
-        bare, whole = (f"{latency[f'{part}_{name}_ms']:.2f} ms" for part in ("bare", "http"))
-        table.add_row(name, bare, whole, f"[{colour}]{ratio:.2f}[/{colour}]", f"{bar:g}")
-    console.print(table)
-    table = Table("runtime", *(f"{count} clients" for count in CLIENTS), title="Requests per second")
-    for name, by_clients in rates.items():
-        table.add_row(name, *(f"{by_clients[str(count)]:.0f}" for count in CLIENTS))
-    console.print(table)
-    console.print(
-        f"{batch['requests']:.0f} requests: {batch['singles_ms']:.1f} ms one after the other, "
-        f"{batch['batch_ms']:.1f} ms as a batch, {batch['times_faster']:.1f} times as fast"
+def measure_side_by_side(
+    servers: Servers, plan: Plan, installation: Installation, truth: Truth, cores: Cores, console: Console
+) -> tuple[dict[str, Any], Subject, Subject]:
+    """All servers in turns; also the two of ours, which still run."""
+    subjects, peers = start_peers(servers, plan, installation, truth, cores, console)
+    if not any(subject.name == BASELINE for subject in subjects):
+        raise ServerFailedError(f"without {BASELINE} there is nothing to compare with: {peers[BASELINE]}")
+    kept = servers.gateway(KEPT, installation, cores.servers)
+    made = servers.gateway(MADE, installation, cores.servers, keep_forecasts_s=0)
+    for gateway in (kept, made):
+        check_gateway(gateway, installation, truth)
+    ours, missing = [kept, made], {}
+    try:
+        ours.append(infer_subject(kept, installation, truth, servers.folder))
+    except WrongAnswerError as error:
+        console.print(f"[yellow]{INFER} is not measured: {error}[/yellow]")
+        missing[INFER] = {"unavailable": str(error)[:300]}
+    subjects += ours
+    measure_rounds(
+        subjects,
+        clients=plan.clients,
+        rounds=plan.rounds,
+        duration_s=plan.duration_s,
+        core=cores.client,
+        console=console,
     )
-
-
-def measure(folder: Path, *, quick: bool, data: Path | None, console: Console) -> dict[str, Any]:
-    """All figures, in a folder that may be filled."""
-    settings = ServingSettings() if data is None else ServingSettings(data_dir=data)
-    console.print("[dim]finding the model, making a town[/dim]")
-    artifact = find_artifact(settings, folder / "model")
-    repository = make_town(folder, roads=_ROADS)
-    town = Town(folder=folder, artifact_folder=artifact.folder, version=artifact.version)
-    bare = bare_forecast(artifact, repository)
-    rounds, duration_s = (1, 1.0) if quick else (3, 4.0)
-    with served(town) as port:
-        console.print("[dim]one client, in turns with the bare run[/dim]")
-        latency = measure_latency(port, bare, pairs=200 if quick else 3000)
-        batch = measure_batch(port, rounds=5 if quick else 100)
-        if find_java() is None:
-            console.print("[yellow]No Java: TorchServe is not measured[/yellow]")
-            rates = measure_rates({"in_process": port}, rounds=rounds, duration_s=duration_s, console=console)
-        else:
-            with TorchServeServer([artifact], folder / "torchserve", ports=free_ports()) as server:
-                server.wait_ready()
-                with served(town, torchserve_url=server.url) as other:
-                    ports = {"in_process": port, "torchserve": other}
-                    rates = measure_rates(ports, rounds=rounds, duration_s=duration_s, console=console)
-    show(console, artifact.model_version, latency, batch, rates)
-    rounded = {
-        part: {name: round(value, 3) for name, value in figures.items()}
-        for part, figures in (("latency", latency), ("batch", batch))
+    baseline = next(subject for subject in subjects if subject.name == BASELINE)
+    rates = {subject.name: rate_figures(subject, baseline) for subject in subjects}
+    absent = {name: found for name, found in peers.items() if "unavailable" in found} | missing
+    show_rates(console, "One core for the server, one worker each", {**rates, **absent}, plan.clients)
+    figures = {
+        "servers": {**rates, **absent},
+        "peers": peers,
+        "on": what_is_on(kept, installation),
+        BARE: measure_bare(installation, truth, runs=200 * plan.rounds, core=cores.servers[0]),
     }
-    return {"model": artifact.model_version, **rounded, "requests_per_s": rates}
+    bare = figures[BARE]
+    console.print(f"{BARE}: {bare['requests_per_s']:.0f} a second, {bare['p50_ms']} / {bare['p99_ms']} ms")
+    return figures, kept, made
+
+
+def measure_single(
+    plan: Plan, installation: Installation, truth: Truth, kept: Subject, made: Subject
+) -> dict[str, Any]:
+    """What one connection sees, and what replies say of their inference, idle and under a load."""
+    session, call = bare_session(installation.artifact.graph), site_call(installation, installation.roads[0])
+    found: dict[str, Any] = {"latency_ms": {}, "batch": {}, "inference_time_ms": {}}
+    for name, gateway in (("kept", kept), ("made", made)):
+        found["latency_ms"][name] = measure_latency(
+            gateway.port, call, lambda: run_bare(session, truth.windows[0]), pairs=plan.pairs
+        )
+        found["batch"][name] = measure_batch(gateway.port, installation, requests=1000, rounds=plan.batch_rounds)
+        found["inference_time_ms"][name] = inference_by_clients(gateway, installation, requests=plan.pairs // 10)
+    return found
+
+
+def inference_by_clients(gateway: Subject, installation: Installation, *, requests: int) -> dict[str, float]:
+    """Median of what replies say of their inference, while nobody else, 7 and 31 others ask without a pause [ms]."""
+    found = {"1": statistics.median(inference_times_ms(gateway.port, installation, requests=requests))}
+    for clients in (8, 32):
+        with LoadBeside(gateway.port, gateway.calls, clients=clients - 1, duration_s=3.0, core=None):
+            times_ms = inference_times_ms(gateway.port, installation, requests=requests // 2)
+        found[str(clients)] = statistics.median(times_ms)
+    return {clients: round(value, 3) for clients, value in found.items()}
+
+
+def measure_workers(
+    plan: Plan, installation: Installation, folder: Path, truth: Truth, cores: Cores, console: Console
+) -> dict[str, Any]:
+    """Two workers on all cores, beside the clients."""
+    figures: dict[str, Any] = {}
+    folder.mkdir()
+    with Servers(folder, console) as servers:
+        try:
+            kept = servers.gateway(KEPT, installation, cores.every, workers=2)
+            made = servers.gateway(MADE, installation, cores.every, workers=2, keep_forecasts_s=0)
+            subjects = [kept, made, infer_subject(kept, installation, truth, folder)]
+        except (ServerFailedError, WrongAnswerError) as error:
+            console.print(f"[yellow]two workers are not measured: {error}[/yellow]")
+            return {"unavailable": str(error)[:300]}
+        measure_rounds(
+            subjects,
+            clients=plan.clients[-2:],
+            rounds=max(1, plan.rounds // 2),
+            duration_s=plan.duration_s,
+            core=None,
+            console=console,
+        )
+        for subject in subjects:
+            figures[subject.name] = rate_figures(subject, subjects[0])
+    show_rates(console, "Two workers on all cores; ratios to the first row", figures, plan.clients[-2:])
+    return figures
+
+
+def measure_releases(
+    plan: Plan, installation: Installation, folder: Path, cores: Cores, console: Console
+) -> dict[str, Any]:
+    """The champion moved, and a canary, under load."""
+    folder.mkdir()
+    with Servers(folder, console) as servers:
+        gateway = servers.gateway(KEPT, installation, cores.servers)
+        console.print("[dim]moving the champion under load[/dim]")
+        found = {
+            "reload": measure_reloads(
+                gateway.port, installation, gateway.calls, clients=32, moves=plan.moves, core=cores.client
+            )
+        }
+        if plan.canary_s:
+            console.print("[dim]a canary under load[/dim]")
+            found["canary"] = measure_canary(
+                gateway.port,
+                installation,
+                gateway.calls,
+                version=2 - plan.moves % 2,
+                clients=32,
+                duration_s=plan.canary_s,
+                core=cores.client,
+            )
+    return found
+
+
+def single_bars(single: dict[str, Any]) -> list[Bar]:
+    """The bars on what one connection sees."""
+    bars = []
+    for name in ("kept", "made"):
+        batch = single["batch"][name]["times_faster"]
+        label = f"forecasts {name}"
+        for clients in ("1", "8"):
+            time_ms = single["inference_time_ms"][name][clients]
+            what = f"{label}: median inference_time_ms at {clients}"
+            bars.append(Bar(name=what, found=time_ms, limit=INFERENCE_BAR_MS, at_least=False, unit="ms"))
+        bars.append(Bar(name=f"{label}: batch of 1,000 to single calls", found=batch, limit=BATCH_BAR, at_least=True))
+    return bars
+
+
+def release_bars(releases: dict[str, Any]) -> list[Bar]:
+    """The bars on releases under load: nothing fails, and what was released came."""
+    bars = []
+    for name, found in releases.items():
+        came = found["moves_that_came"] == found["moves"] if name == "reload" else found["became_champion"]
+        failed = float(found["failed"])
+        bars.append(
+            Bar(name=f"{name} under load: failed requests", found=failed, limit=0.0, at_least=False, unit="requests")
+        )
+        bars.append(Bar(name=f"{name} under load: came", found=float(came), limit=1.0, at_least=True, unit=""))
+    return bars
+
+
+def show_single(console: Console, single: dict[str, Any]) -> None:
+    """What one connection sees."""
+    table = Table(
+        "forecasts",
+        "bare run + JSON, median / p99 ms",
+        "over HTTP",
+        "ratio",
+        "1,000 singles, batch ms",
+        "x",
+        "inference ms at 1, 8, 32",
+    )
+    for name, times in single["latency_ms"].items():
+        batch = single["batch"][name]
+        table.add_row(
+            name,
+            f"{times['bare_median_ms']:.2f} / {times['bare_p99_ms']:.2f}",
+            f"{times['http_median_ms']:.2f} / {times['http_p99_ms']:.2f}",
+            f"{times['median_ratio']:.2f} / {times['p99_ratio']:.2f}",
+            f"{batch['singles_ms']:.0f}, {batch['batch_ms']:.0f}",
+            f"{batch['times_faster']:.1f}",
+            ", ".join(f"{value:g}" for value in single["inference_time_ms"][name].values()),
+        )
+    console.print(table)
+
+
+def measure(folder: Path, plan: Plan, console: Console) -> dict[str, Any]:
+    """All figures, in a folder that is filled."""
+    cores = choose_cores()
+    if cores.client in cores.servers:
+        console.print("[yellow]There is one core: servers and clients share it[/yellow]")
+    console.print("[dim]making a town and a registry[/dim]")
+    installation = install(folder / "town", roads=plan.roads)
+    truth = true_forecasts(installation)
+    with Servers(folder, console) as servers:
+        figures, kept, made = measure_side_by_side(servers, plan, installation, truth, cores, console)
+        console.print("[dim]one connection[/dim]")
+        figures["single"] = measure_single(plan, installation, truth, kept, made)
+    show_single(console, figures["single"])
+    figures["two_workers"] = measure_workers(plan, installation, folder / "workers", truth, cores, console)
+    figures["releases"] = measure_releases(plan, installation, folder / "releases", cores, console)
+    off = [name for name, on in figures["on"].items() if not on]
+    bars = [
+        *rate_bars(figures["servers"], plan.clients),
+        *single_bars(figures["single"]),
+        *release_bars(figures["releases"]),
+        Bar(
+            name=f"switched off: {', '.join(off) or 'nothing'}", found=float(len(off)), limit=0, at_least=False, unit=""
+        ),
+    ]
+    show_bars(console, bars)
+    figures["bars"] = {bar.name: bar.as_json() for bar in bars}
+    return figures
 
 
 def main() -> None:
     """Run the benchmark and print its report."""
-    parser = arguments(__doc__ or "")
-    parser.add_argument("--data", type=Path, help="data folder whose fetched artifacts are used (default: var)")
-    options = parser.parse_args()
+    options = arguments(__doc__ or "").parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+    substitute()
     with temporary_folder() as folder:
-        figures = measure(folder, quick=options.quick, data=options.data, console=wide_console())
+        figures = measure(folder, QUICK if options.quick else Plan(), wide_console())
     print_result("serving", figures)
 
 

@@ -8,7 +8,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,13 @@ def find_artifact(settings: ServingSettings, folder: Path) -> Artifact:
         return random_lstm(folder)
 
 
-def random_lstm(folder: Path) -> Artifact:
-    """An LSTM with random weights: the document's 128, 128, dense 64, 32, over the last 24 steps of the window."""
+def random_lstm(folder: Path, *, sites: Sequence[Site] = ()) -> Artifact:
+    """An LSTM with random weights: the document's 128, 128, dense 64, 32, over the last 24 steps of the window.
+
+    Args:
+        folder: Where it is written.
+        sites: That its card says it was trained on.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -59,6 +64,8 @@ def random_lstm(folder: Path) -> Artifact:
         "first": np.array([0]),
         "zero": np.zeros((), dtype=np.float32),
         "scale": np.array(1e-3, dtype=np.float32),
+        # So that other windows give other forecasts, by whole vehicles.
+        "spread": np.array(100.0, dtype=np.float32),
         "shape": np.array([-1, horizon, len(LEVELS)]),
         "base": np.array([800, 850, 1000, 1150, 1200], dtype=np.float32),
     }
@@ -86,8 +93,10 @@ def random_lstm(folder: Path) -> Artifact:
         nodes.append(helper.make_node("Relu", [f"product{index}"], [f"dense{index + 1}"]))
         size = width
     nodes.append(helper.make_node("Reshape", [f"dense{len(_DENSE) + 1}", "shape"], ["shaped"]))
-    nodes.append(helper.make_node("Add", ["shaped", "base"], ["quantiles"]))
-    shapes = {"history": [length, channels], "future": [horizon, len(TRAFFIC.future_channels)], "static": [2]}
+    nodes.append(helper.make_node("Mul", ["shaped", "spread"], ["varied"]))
+    nodes.append(helper.make_node("Add", ["varied", "base"], ["quantiles"]))
+    shapes = {"history": [length, channels], "future": [horizon, len(TRAFFIC.future_channels)]}
+    shapes["static"] = [len(TRAFFIC.static_channels)]
     graph = helper.make_graph(
         nodes,
         "random_lstm",
@@ -99,11 +108,11 @@ def random_lstm(folder: Path) -> Artifact:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
     )
-    _card().save(folder)
+    _card(sites).save(folder)
     return open_artifact(folder, version="0")
 
 
-def _card() -> Card:
+def _card(sites: Sequence[Site]) -> Card:
     return Card(
         model="traffic-random-lstm",
         domain=TRAFFIC.name,
@@ -117,28 +126,34 @@ def _card() -> Card:
         future_channels=TRAFFIC.future_channels,
         static_channels=TRAFFIC.static_channels,
         levels=LEVELS,
-        sites=(),
+        sites=tuple(sites),
         input_range={},
         # Nothing was exported, so there is nothing that the graph could differ from.
         parity=ParityCertificate(windows=1, largest_relative=0.0, tolerance=0.0, batch_hash="random"),
     )
 
 
-def make_town(folder: Path, *, roads: int, domain: Domain = TRAFFIC) -> FeatureRepository:
-    """A Feast repository with ten weeks of hourly readings of some roads, or other sites, up to now.
+def make_town(folder: Path, *, roads: int, domain: Domain = TRAFFIC, hours: int = 0) -> FeatureRepository:
+    """A Feast repository with hourly readings of some roads, or other sites, up to now.
 
     What is known ahead is there for the whole horizon.
+
+    Args:
+        folder: Where it lies.
+        roads: How many.
+        domain: Whose readings.
+        hours: How many of each quantity; 0 for ten weeks.
     """
     rng = np.random.default_rng(1)
     store = ReadingStore(folder / "readings", domain)
     now = pd.Timestamp.now("UTC")
-    hour, weeks = now.floor("h"), 10 * domain.season_steps
+    hour, hours = now.floor("h"), hours or 10 * domain.season_steps
     names = [f"R{index:03d}" for index in range(1, roads + 1)]
     parts = []
     for name in names:
         for quantity in domain.inputs:
             ahead = domain.horizon_steps if quantity.name in domain.known_ahead else 0
-            moments = pd.date_range(end=hour + pd.Timedelta(hours=ahead), periods=weeks + ahead, freq="h")
+            moments = pd.date_range(end=hour + pd.Timedelta(hours=ahead), periods=hours + ahead, freq="h")
             low, high = _RANGES.get(quantity.name, (max(quantity.lower, 1.0), min(quantity.upper, 50.0)))
             parts.append(
                 make_readings(

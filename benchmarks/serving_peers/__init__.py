@@ -1,0 +1,1 @@
+"""Other servers that host the same model, each in a virtual environment of its own."""
