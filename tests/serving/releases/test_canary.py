@@ -11,6 +11,7 @@ import pytest
 
 from features.alias_history import read_history
 from serving.places import Place
+from serving.releases.board import Board
 from serving.releases.plans import CanaryLimits, CheckLine
 from serving.releases.registry import ReleaseRegistry
 from serving.releases.release import Release
@@ -260,21 +261,26 @@ def test_two_workers_judge_together(models: Any, open_town: Any, eventually: Any
 def test_two_workers_that_roll_back_at_once_are_one_rollback(
     models: Any, open_town: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have read that the canary is there before either has ended it."""
+    """Both have decided, and have read that the canary is there, before either has ended it."""
     models.crown(models.put("good"))
     second = models.put("failing")
-    read = ReleaseRegistry.standing
+    read, stop = ReleaseRegistry.standing, Board.stop
 
-    def slowly(registry: ReleaseRegistry, name: str) -> Any:
+    def slowly_read(registry: ReleaseRegistry, name: str) -> Any:
         standing = read(registry, name)
         time.sleep(0.3)
         return standing
+
+    def slowly_stop(board: Board, plan: str) -> None:
+        time.sleep(0.3)
+        stop(board, plan)
 
     async def follow() -> None:
         async with open_town() as first_town, open_town() as second_town:
             releases = [town.release("traffic", "volume") for town in (first_town, second_town)]
             models.releases.start_canary(NAME, second, steps_percent=(ONE_ROAD, 100.0), minimum_s=60.0)
-            monkeypatch.setattr(ReleaseRegistry, "standing", slowly)
+            monkeypatch.setattr(ReleaseRegistry, "standing", slowly_read)
+            monkeypatch.setattr(Board, "stop", slowly_stop)
             for release in releases:
                 await eventually(lambda release=release: release.split.shares)
             while any(release.split.shares for release in releases):
