@@ -1,4 +1,4 @@
-"""The figures of all workers of a machine, in files beside the data; and the lock of who tells the registry of a canary.
+"""The figures of all workers of a machine, in files beside the data; the lock of who tells the registry of a canary.
 
 Each worker writes its own file, whole, and reads the others'. Workers that share no data folder know only their own
 figures: each may roll back by them, and each may advance by them; the steps are in the registry, so that two who
