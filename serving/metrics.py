@@ -153,14 +153,14 @@ class Metrics:
         for stage, seconds in timing_s.items():
             self._latency.observe((route, stage), seconds)
 
-    def count_forecast(self, result: ForecastResult) -> None:
-        """Count a forecast by its model and runtime, and by what lowers its quality."""
+    def count_forecast(self, result: ForecastResult, number: int = 1) -> None:
+        """Count forecasts that are alike in their model, their runtime and what lowers their quality."""
         quality, domain, target = result.quality, result.card.domain, result.card.target
         version = result.forecast.model
         role = self._roles.get((domain, target, version), "unknown")
-        self._forecasts.add((domain, target, version, role, quality.runtime))
+        self._forecasts.add((domain, target, version, role, quality.runtime), number)
         for reason in quality.lowered_by:
-            self._flags.add((domain, target, reason))
+            self._flags.add((domain, target, reason), number)
 
     def count_kept(self, domain: str, target: str, outcome: str, number: int = 1) -> None:
         """Count forecasts by whether they were `kept`, `joined` (made for another request) or `made`."""

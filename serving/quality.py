@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -57,6 +57,7 @@ class Quality:
         weather_ahead: Whether forecasts of the weather that the model reads were there for the hours that were asked
             for.
         memory_age_s: How long ago the online store was last read, if longer than it should be [s].
+        lowered_by: Names of all that lowers it; none where a forecast is as good as its model's.
     """
 
     runtime: str
@@ -75,10 +76,10 @@ class Quality:
     unseen_site: bool
     weather_ahead: WeatherAhead
     memory_age_s: float | None
+    lowered_by: tuple[LoweredBy, ...] = field(init=False, compare=False)
 
-    @property
-    def lowered_by(self) -> tuple[LoweredBy, ...]:
-        """Names of all that lowers it; none where a forecast is as good as its model's."""
+    def __post_init__(self) -> None:
+        # Once: a kept forecast's quality is asked for by the reply, the log and the figures of each request.
         reasons: dict[LoweredBy, bool] = {
             "stale": self.stale,
             "missing": self.missing_share > 0,
@@ -91,7 +92,7 @@ class Quality:
             "weather_missing": self.weather_ahead in ("partly", "missing"),
             "old_features": self.memory_age_s is not None,
         }
-        return tuple(name for name, holds in reasons.items() if holds)
+        object.__setattr__(self, "lowered_by", tuple([name for name, holds in reasons.items() if holds]))
 
 
 def judge_quality(

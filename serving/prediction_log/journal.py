@@ -14,8 +14,9 @@ from pathlib import Path
 
 from features.files import make_folder, storage_errors
 
-# Room of a segment: a second of answers at the highest rate. One that is full makes way for another [byte].
+# Most room of a segment: a second of answers at the highest rate. One that is full makes way for another [byte].
 ROOM_BYTES = 4 * 1024 * 1024
+_LEAST_ROOM_BYTES = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -37,12 +38,13 @@ class Journal:
 
     Args:
         folder: Of all segments, of all processes; made by `open`.
-        room_bytes: Room of a segment [byte].
+        room_bytes: Most room of a segment [byte].
     """
 
     def __init__(self, folder: Path, *, room_bytes: int = ROOM_BYTES) -> None:
         self.folder = folder
         self.room_bytes = room_bytes
+        self._room_bytes = min(room_bytes, _LEAST_ROOM_BYTES)
         self._segment: _Segment | None = None
         self._lock = threading.Lock()
 
@@ -57,7 +59,7 @@ class Journal:
 
     def _begin(self, least_bytes: int) -> _Segment:
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
-        room_bytes = max(self.room_bytes, least_bytes)
+        room_bytes = max(self._room_bytes, least_bytes)
         with storage_errors(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -86,6 +88,7 @@ class Journal:
             assert segment is not None, "the journal is not open"
             end = segment.end + len(lines)
             if end > len(segment.room):
+                self._room_bytes = min(self.room_bytes, 4 * self._room_bytes)
                 self._segment = following = self._begin(len(lines))
                 _finish(segment)
                 segment, end = following, len(lines)
@@ -100,6 +103,8 @@ class Journal:
         """
         if self._segment is None or self._segment.end == 0:
             return
+        # Room for twice what the last second wrote: taking pages into memory that nobody needs holds up who writes.
+        self._room_bytes = min(self.room_bytes, max(_LEAST_ROOM_BYTES, 2 * self._segment.end))
         following = self._begin(0)
         with self._lock:
             before, self._segment = self._segment, following

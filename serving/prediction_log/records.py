@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 _FLOAT = np.dtype("<f4")
 
 
-class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, tag="forecast", tag_field="kind"):
+class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="forecast", tag_field="kind"):
     """A forecast, written once however many answers give it.
 
     Attributes:
@@ -55,7 +55,7 @@ class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, tag="forecast", 
         return np.frombuffer(self.values, dtype=_FLOAT).reshape(-1, len(self.levels)).astype(np.float32)
 
 
-class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, tag="answer", tag_field="kind"):
+class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="answer", tag_field="kind"):
     """One forecast in one answer.
 
     Attributes:

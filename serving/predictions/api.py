@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -98,9 +99,16 @@ def top_features(result: ForecastResult) -> list[dict[str, Any]] | None:
     return [{"feature": item.feature, "importance": round(item.importance, 4)} for item in result.explanation]
 
 
-def stamps(result: ForecastResult) -> list[str]:
+def stamps(result: ForecastResult) -> Sequence[str]:
     """Moments that a forecast is for: the end of each hour."""
-    return [utc_text(moment) for moment in result.forecast.valid_at()[0].tolist()]
+    forecast = result.forecast
+    return _stamps(int(forecast.origins[0]), forecast.step_s, forecast.value_BHQ.shape[1])
+
+
+@lru_cache(maxsize=256)
+def _stamps(origin_s: int, step_s: int, steps: int) -> Sequence[str]:
+    """They are the same for all sites of a town."""
+    return tuple([utc_text(origin_s + step_s * step) for step in range(1, steps + 1)])
 
 
 def rounded(values: npt.NDArray[np.floating], decimals: int) -> list[float]:

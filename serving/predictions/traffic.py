@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from features.card import Card, SpeedRelation
@@ -108,10 +107,10 @@ def _content(request: TrafficRequest, outcomes: Mapping[str, Outcome]) -> Conten
 def _predictions(result: ForecastResult, relation: SpeedRelation, *, with_interval: bool) -> list[dict[str, Any]]:
     lower_H, median_H, upper_H = result.forecast.value_BHQ[0].T
     predictions: list[dict[str, Any]] = [
-        {"timestamp": stamp, "traffic_volume": volume, "average_speed": speed, "congestion_level": level}
+        {"timestamp": stamp, "traffic_volume": round(volume), "average_speed": speed, "congestion_level": level}
         for stamp, volume, speed, level in zip(
             stamps(result),
-            np.rint(median_H).astype(int).tolist(),
+            median_H.tolist(),
             rounded(speed_km_per_h(median_H, relation), 1),
             congestion_level(median_H, relation).tolist(),
             strict=True,
@@ -119,9 +118,9 @@ def _predictions(result: ForecastResult, relation: SpeedRelation, *, with_interv
     ]
     if with_interval:
         # Outwards, so that whole vehicles never narrow the interval.
-        lowers, uppers = np.floor(lower_H).astype(int).tolist(), np.ceil(upper_H).astype(int).tolist()
-        for entry, lower, upper in zip(predictions, lowers, uppers, strict=True):
-            entry["confidence_interval"] = {"lower": lower, "upper": upper, "confidence": result.confidence}
+        for entry, lower, upper in zip(predictions, lower_H.tolist(), upper_H.tolist(), strict=True):
+            ends = {"lower": math.floor(lower), "upper": math.ceil(upper), "confidence": result.confidence}
+            entry["confidence_interval"] = ends
     return predictions
 
 

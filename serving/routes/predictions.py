@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -151,15 +151,21 @@ class Predictions:
             return
         total_s = time.perf_counter() - began
         timing_s = {"reply": total_s - 1e-3 * max(one.elapsed_ms for one in answered), "total": total_s}
+        # The answers of a batch are alike but for a few.
+        alike: dict[Hashable, list[ForecastResult]] = {}
         for one in answered:
             for result in one.results:
-                self.metrics.count_forecast(result)
-                self.metrics.count_kept(result.card.domain, result.card.target, result.came)
+                quality, model = result.quality, result.forecast.model
+                key = (result.card.target, model, result.came, quality.runtime, quality.lowered_by)
+                alike.setdefault(key, []).append(result)
                 if result.came == "made":
                     run = result.run
                     rest_s = result.timing_s.get("total", 0.0) - run.queue_s - run.inference_s
                     timing_s |= {"features": max(0.0, rest_s), "queue": run.queue_s, "inference": run.inference_s}
                     self.metrics.observe_run(run.runtime, run.batch)
+        for results in alike.values():
+            self.metrics.count_forecast(results[0], len(results))
+            self.metrics.count_kept(results[0].card.domain, results[0].card.target, results[0].came, len(results))
         self.metrics.observe(route, timing_s)
         stages(timing_s)
 

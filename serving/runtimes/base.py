@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -128,7 +129,7 @@ def forecast_of(
     ordered: Float32Array = np.sort(quantiles_BHQ, axis=2)
     kept = tuple(card.levels)
     if levels is not None:
-        ordered, kept = ordered[:, :, [_position(card, level) for level in levels]], tuple(levels)
+        ordered, kept = ordered.take(_positions(tuple(card.levels), tuple(levels), card.model), axis=2), tuple(levels)
     return Forecast(
         quantity=card.target,
         unit=card.unit,
@@ -141,14 +142,19 @@ def forecast_of(
     )
 
 
-def _position(card: Card, level: float) -> int:
-    for index, known in enumerate(card.levels):
-        if abs(known - level) < 1e-9:
+@lru_cache(maxsize=256)
+def _positions(known: tuple[float, ...], levels: tuple[float, ...], model: str) -> tuple[int, ...]:
+    return tuple([_position(known, level, model) for level in levels])
+
+
+def _position(known: tuple[float, ...], level: float, model: str) -> int:
+    for index, own in enumerate(known):
+        if abs(own - level) < 1e-9:
             return index
     raise InvalidParameterError(
         parameter="level",
         provided=level,
-        allowed=list(card.levels),
-        fact=f"The model {card.model} has no such level",
-        remedy=f"Use one of {', '.join(map(str, card.levels))}.",
+        allowed=list(known),
+        fact=f"The model {model} has no such level",
+        remedy=f"Use one of {', '.join(map(str, known))}.",
     )

@@ -1,7 +1,9 @@
 """Micro-batches: whatever waits when the runtime is free runs as one, and nothing waits for company.
 
 A row of a batch costs about half of what a run of its own does, and a run in a thread lets the event loop read on. So
-the calls of one turn of the loop are gathered, and those that come while a batch runs are the next one.
+the calls of one turn of the loop are gathered, and those that come while a batch runs are the next one. A graph that is
+fast has no use for the thread: handing a batch over and back costs more than a few more rows do, so many calls run as
+several short batches on the loop, which reads and writes in between.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from features.vocabulary import Float32Array
 
 # A larger batch is no faster, and would make others wait.
 MOST_WINDOWS = 32
+# From so many windows in a short batch on, a larger one in the thread saves less than the way to it and back costs.
+_WORTH_ITS_WHILE = 4
 # Sizes that are warmed when a graph is loaded; on a GPU a batch is filled up to one of them.
 BUCKETS = (1, 2, 4, 8, 16, 32)
 Inputs = Mapping[str, Float32Array]
@@ -60,15 +64,13 @@ class MicroBatches:
 
     Args:
         run: Runs the graph over a batch; in `executor`, or on the event loop where that is short.
-        is_short: Whether a batch of so many windows may hold the event loop.
+        short: How many windows a batch may have to run on the event loop; 0 where even one would hold it for too long.
         executor: One thread.
     """
 
-    def __init__(
-        self, run: Callable[[Inputs], Float32Array], *, is_short: Callable[[int], bool], executor: Executor
-    ) -> None:
+    def __init__(self, run: Callable[[Inputs], Float32Array], *, short: Callable[[], int], executor: Executor) -> None:
         self._run = run
-        self._is_short = is_short
+        self._short = short
         self._executor = executor
         self._waiting: deque[_Call] = deque()
         self._pending: set[asyncio.Future[Ran]] = set()
@@ -102,7 +104,7 @@ class MicroBatches:
         windows = sum(call.windows for call in calls)
         if not calls:
             self._busy = False
-        elif self._is_short(windows):
+        elif windows <= self._short():
             self._end(calls, self._run_calls(calls))
         else:
             running = asyncio.get_running_loop().run_in_executor(self._executor, self._run_calls, calls)
@@ -110,7 +112,8 @@ class MicroBatches:
 
     def _next_batch(self) -> list[_Call]:
         calls: list[_Call] = []
-        room = MOST_WINDOWS
+        short = self._short()
+        room = short if short >= _WORTH_ITS_WHILE else MOST_WINDOWS
         while self._waiting and (self._waiting[0].windows <= room or not calls):
             call = self._waiting.popleft()
             if not call.done.done():  # its caller may have gone

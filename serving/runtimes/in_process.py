@@ -40,9 +40,10 @@ class InProcessRuntime:
         self.device = device
         self.threads = threads
         self._session: GraphSession | None = None
-        self._took_s: dict[int, float] = {}
+        # The most windows that are known to be over before a waiting request would notice.
+        self._short = 0
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxruntime")
-        self._batches = MicroBatches(self._run, is_short=self._is_short, executor=self._executor)
+        self._batches = MicroBatches(self._run, short=lambda: self._short, executor=self._executor)
 
     def load(self) -> None:
         """Read the graph, check it against the card, and warm it; a second call does nothing.
@@ -53,13 +54,9 @@ class InProcessRuntime:
         """
         if self._session is None:
             session = open_session(self.artifact, device=self.device, threads=self.threads)
-            self._took_s = session.warm()
+            took_s = session.warm()
+            self._short = max((size for size, seconds in took_s.items() if seconds < INLINE_BELOW_S), default=0)
             self._session = session
-
-    def _is_short(self, windows: int) -> bool:
-        """Whether a batch is known to be over before a waiting request would notice."""
-        took_s = [seconds for size, seconds in self._took_s.items() if size >= windows]
-        return min(took_s, default=INLINE_BELOW_S) < INLINE_BELOW_S
 
     def _run(self, inputs: Inputs) -> Float32Array:
         self.load()

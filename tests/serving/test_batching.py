@@ -58,7 +58,7 @@ def test_the_calls_of_one_turn_run_as_one_on_the_loop_where_that_is_short(execut
     graph = Doubling()
 
     async def story() -> list[Ran]:
-        batches = MicroBatches(graph, is_short=lambda windows: True, executor=executor)
+        batches = MicroBatches(graph, short=lambda: 32, executor=executor)
         return await asyncio.gather(*(batches.submit(rows(value), 1) for value in range(5)))
 
     found = asyncio.run(story())
@@ -74,7 +74,7 @@ def test_what_comes_while_a_batch_runs_is_the_next_one_of_32_at_most(executor: T
     graph.leave.clear()
 
     async def story() -> list[Ran]:
-        batches = MicroBatches(graph, is_short=lambda windows: False, executor=executor)
+        batches = MicroBatches(graph, short=lambda: 0, executor=executor)
         first = asyncio.ensure_future(batches.submit(rows(7), 1))
         while not graph.threads:
             await asyncio.sleep(0.001)
@@ -94,7 +94,7 @@ def test_a_bad_window_fails_alone(executor: ThreadPoolExecutor) -> None:
     graph = Doubling()
 
     async def story() -> list[Any]:
-        batches = MicroBatches(graph, is_short=lambda windows: False, executor=executor)
+        batches = MicroBatches(graph, short=lambda: 0, executor=executor)
         calls = [rows(1), rows(2, -1), rows(3)]
         return await asyncio.gather(
             *(batches.submit(one, len(one["history"])) for one in calls), return_exceptions=True
@@ -111,7 +111,7 @@ def test_a_caller_who_leaves_takes_nobody_along(executor: ThreadPoolExecutor) ->
     graph.leave.clear()
 
     async def story() -> tuple[Ran, Ran]:
-        batches = MicroBatches(graph, is_short=lambda windows: False, executor=executor)
+        batches = MicroBatches(graph, short=lambda: 0, executor=executor)
         running = [asyncio.ensure_future(batches.submit(rows(value), 1)) for value in (1, 2)]
         while not graph.threads:
             await asyncio.sleep(0.001)
@@ -137,7 +137,7 @@ def test_a_queue_that_closes_answers_those_who_wait_and_nobody_else(executor: Th
     graph.leave.clear()
 
     async def story() -> None:
-        batches = MicroBatches(graph, is_short=lambda windows: False, executor=executor)
+        batches = MicroBatches(graph, short=lambda: 0, executor=executor)
         calls = [asyncio.ensure_future(batches.submit(rows(value), 1)) for value in range(40)]
         await asyncio.sleep(0)
         closing = asyncio.ensure_future(batches.close())
