@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json, to_json
+import msgspec
 
 from features.errors import TowncastError
 from serving.errors import NotReadyError
@@ -23,6 +23,7 @@ from serving.service import ForecastResult, Outcome, Question
 from serving.text import new_id
 from serving.town import Town
 
+_JSON = msgspec.json.Encoder()
 # Forms of a reply that are kept with a forecast: a caller who draws others by chance must not fill the memory.
 _MOST_FORMS = 64
 
@@ -46,7 +47,7 @@ class Answered:
     @property
     def reply(self) -> dict[str, Any]:
         """The reply, read again."""
-        content: dict[str, Any] = from_json(self.body)
+        content: dict[str, Any] = msgspec.json.decode(self.body)
         return content
 
 
@@ -165,7 +166,7 @@ def _answered(
     body = b"".join(
         (
             b'{"request_id":',
-            to_json(request_id),
+            _JSON.encode(request_id),
             b",",
             form.head,
             b',"inference_time_ms":%.3f,"quality":' % elapsed_ms,
@@ -198,7 +199,7 @@ def _form(api: PredictionApi[Any], request: PredictionRequest, outcomes: Mapping
 
 def _written(content: Content) -> _Form:
     return _Form(
-        head=to_json(write_head(content))[1:-1],
+        head=_JSON.encode(write_head(content))[1:-1],
         targets=tuple(result.card.target for result in content.results),
         place=content.place,
         more_quality=content.more_quality,
@@ -210,6 +211,6 @@ def _quality(form: _Form, results: tuple[ForecastResult, ...]) -> bytes:
     qualities = tuple([result.quality for result in results])
     if qualities != form.qualities:
         said = qualities[0] if len(qualities) == 1 else worst(qualities)
-        form.quality = to_json(write_quality(said, place=form.place, more=form.more_quality))
+        form.quality = _JSON.encode(write_quality(said, place=form.place, more=form.more_quality))
         form.qualities = qualities
     return form.quality

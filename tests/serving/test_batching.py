@@ -69,6 +69,31 @@ def test_the_calls_of_one_turn_run_as_one_on_the_loop_where_that_is_short(execut
     assert all(ran.queue_s >= 0 and ran.inference_s > 0 for ran in found)
 
 
+def test_many_calls_of_a_fast_graph_stay_on_the_loop_in_short_batches(executor: ThreadPoolExecutor) -> None:
+    graph = Doubling()
+    turns: list[int] = []
+
+    async def story() -> list[Ran]:
+        batches = MicroBatches(graph, short=lambda: 4, executor=executor)
+
+        async def beside() -> None:
+            while len(graph.sizes) < 3:
+                turns.append(len(graph.sizes))
+                await asyncio.sleep(0)
+
+        found, _ = await asyncio.gather(
+            asyncio.gather(*(batches.submit(rows(value), 1) for value in range(10))), beside()
+        )
+        return found
+
+    found = asyncio.run(story())
+    assert [float(ran.quantiles_BHQ[0, 0]) for ran in found] == [2.0 * value for value in range(10)]
+    assert graph.sizes == [4, 4, 2]
+    assert graph.threads == {threading.get_ident()}
+    # Others had their turn between two batches.
+    assert {0, 1, 2} <= set(turns)
+
+
 def test_what_comes_while_a_batch_runs_is_the_next_one_of_32_at_most(executor: ThreadPoolExecutor) -> None:
     graph = Doubling()
     graph.leave.clear()
@@ -198,7 +223,8 @@ def test_a_window_is_forecast_alike_alone_in_a_batch_and_in_one_call(artifact: A
     whole, alone, together = asyncio.run(story())
     assert whole.forecast.value_BHQ.shape == (70, 24, 5)
     assert (whole.batch, {answer.batch for answer in alone}) == (MOST_WINDOWS, {1})
-    assert {answer.batch for answer in together} == {MOST_WINDOWS, 70 - 2 * MOST_WINDOWS}
+    # How large the batches are depends on how fast the graph is on this machine.
+    assert all(1 < answer.batch <= MOST_WINDOWS for answer in together)
     for index, answer in enumerate(together):
         np.testing.assert_array_equal(answer.forecast.value_BHQ[0], whole.forecast.value_BHQ[index])
     np.testing.assert_array_equal(alone[2].forecast.value_BHQ, together[2].forecast.value_BHQ)
