@@ -14,9 +14,11 @@ from pathlib import Path
 
 from features.files import make_folder, storage_errors
 
-# Most room of a segment: a second of answers at the highest rate. One that is full makes way for another [byte].
+# Room of a segment: a second of answers at the highest rate. One that is full makes way for another [byte].
 ROOM_BYTES = 4 * 1024 * 1024
-_LEAST_ROOM_BYTES = 128 * 1024
+# Making room takes time, in which nobody else works: where little was written, the next one gets less of it.
+_LEAST_BYTES = 64 * 1024
+_TIMES_AS_MUCH = 4
 
 
 @dataclass(slots=True)
@@ -38,13 +40,12 @@ class Journal:
 
     Args:
         folder: Of all segments, of all processes; made by `open`.
-        room_bytes: Most room of a segment [byte].
+        room_bytes: Most room of a segment, unless lines need more at once [byte].
     """
 
     def __init__(self, folder: Path, *, room_bytes: int = ROOM_BYTES) -> None:
         self.folder = folder
         self.room_bytes = room_bytes
-        self._room_bytes = min(room_bytes, _LEAST_ROOM_BYTES)
         self._segment: _Segment | None = None
         self._lock = threading.Lock()
 
@@ -55,11 +56,10 @@ class Journal:
             StorageError: The folder cannot be written, or the disk is full.
         """
         make_folder(self.folder)
-        self._segment = self._begin(0)
+        self._segment = self._begin(self.room_bytes)
 
-    def _begin(self, least_bytes: int) -> _Segment:
+    def _begin(self, room_bytes: int) -> _Segment:
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
-        room_bytes = max(self._room_bytes, least_bytes)
         with storage_errors(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -88,8 +88,7 @@ class Journal:
             assert segment is not None, "the journal is not open"
             end = segment.end + len(lines)
             if end > len(segment.room):
-                self._room_bytes = min(self.room_bytes, 4 * self._room_bytes)
-                self._segment = following = self._begin(len(lines))
+                self._segment = following = self._begin(max(self.room_bytes, len(lines)))
                 _finish(segment)
                 segment, end = following, len(lines)
             segment.room[segment.end : end] = lines
@@ -103,9 +102,8 @@ class Journal:
         """
         if self._segment is None or self._segment.end == 0:
             return
-        # Room for twice what the last second wrote: taking pages into memory that nobody needs holds up who writes.
-        self._room_bytes = min(self.room_bytes, max(_LEAST_ROOM_BYTES, 2 * self._segment.end))
-        following = self._begin(0)
+        written_bytes = self._segment.end
+        following = self._begin(min(self.room_bytes, max(_LEAST_BYTES, _TIMES_AS_MUCH * written_bytes)))
         with self._lock:
             before, self._segment = self._segment, following
         _finish(before)

@@ -12,7 +12,8 @@ from features.vocabulary import Float32Array
 from serving.service import ForecastResult
 
 _LOG = logging.getLogger(__name__)
-_FLOAT = np.dtype("<f4")
+# Quantiles as they are kept.
+FLOAT = np.dtype("<f4")
 
 
 class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="forecast", tag_field="kind"):
@@ -52,7 +53,7 @@ class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="f
 
     def value_HQ(self) -> Float32Array:
         """The quantiles, shape (H, Q) [unit]."""
-        return np.frombuffer(self.values, dtype=_FLOAT).reshape(-1, len(self.levels)).astype(np.float32)
+        return np.frombuffer(self.values, dtype=FLOAT).reshape(-1, len(self.levels)).astype(np.float32)
 
 
 class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="answer", tag_field="kind"):
@@ -101,7 +102,7 @@ def forecast_record(result: ForecastResult, *, role: str, made_s: float) -> Fore
         role=role,
         runtime=result.run.runtime,
         levels=forecast.levels,
-        values=forecast.value_BHQ[0].astype(_FLOAT, copy=False).tobytes(),
+        values=forecast.value_BHQ[0].astype(FLOAT, copy=False).tobytes(),
     )
 
 
@@ -116,6 +117,15 @@ def from_lines(lines: bytes) -> Iterator[tuple[int, Record]]:
     The last line of a process that was killed may be cut off: it was never acknowledged, and is left out.
     """
     whole, _, _ = lines.rpartition(b"\n")
+    try:
+        # All at once takes a third of the time.
+        yield from enumerate(_DECODER.decode_lines(whole))
+    except msgspec.DecodeError:
+        yield from _one_by_one(whole)
+
+
+def _one_by_one(whole: bytes) -> Iterator[tuple[int, Record]]:
+    """The records of those lines that hold one."""
     for number, line in enumerate(whole.split(b"\n")):
         if line:
             try:

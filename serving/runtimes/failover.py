@@ -79,8 +79,12 @@ class FailoverRuntime:
                 self._look_if_due(runtime)
                 continue
             try:
-                async with asyncio.timeout(self._patience_s(runtime, window)):
+                patience_s = self._patience_s(runtime, window)
+                if patience_s is None:
                     answer = await runtime.answer(window, levels=levels)
+                else:
+                    async with asyncio.timeout(patience_s):
+                        answer = await runtime.answer(window, levels=levels)
             except TimeoutError:
                 self._say(runtime, opened=breaker.was_slow(), why="it is slow")
             except RuntimeUnavailableError as error:
