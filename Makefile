@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25"
 	@# torch first: asked for by another package it would bring its newest build, with gigabytes of CUDA.
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,sim,torchserve,postgres,bench,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,sim,monitor,torchserve,postgres,bench,dev]"
 	@touch $@
 
 train: $(READY) ## train, judge and register (DOMAIN=traffic RECIPE=quick DATA=folder)
