@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 SiteState = Literal["healthy", "suspect", "harmed", "no data"]
 TriggerKind = Literal["performance", "data", "schedule", "manual"]
 Measure = Literal["psi", "ks", "wasserstein"]
 DriftOf = Literal["feature", "prediction"]
+
+
+def _figure(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+# JSON has no NaN: what is not there is null.
+Figure = Annotated[float, BeforeValidator(_figure)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +48,14 @@ class Assessment:
     since_s: int
     until_s: int
     steps: int
-    error: float = math.nan
-    usual_error: float = math.nan
-    mape_percent: float = math.nan
-    usual_mape_percent: float = math.nan
-    coverage: float = math.nan
-    nominal_coverage: float = math.nan
-    score: float = math.nan
-    limit: float = math.nan
+    error: Figure = math.nan
+    usual_error: Figure = math.nan
+    mape_percent: Figure = math.nan
+    usual_mape_percent: Figure = math.nan
+    coverage: Figure = math.nan
+    nominal_coverage: Figure = math.nan
+    score: Figure = math.nan
+    limit: Figure = math.nan
     reason: str = ""
 
 
@@ -68,7 +76,7 @@ class DriftLine:
     site: str
     name: str
     measure: Measure
-    value: float
+    value: Figure
     threshold: float
 
     @property
@@ -89,8 +97,8 @@ class ErrorEstimate:
     """
 
     site: str
-    error: float
-    usual_error: float
+    error: Figure
+    usual_error: Figure
     steps: int
 
 
