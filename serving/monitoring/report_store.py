@@ -73,6 +73,21 @@ class ReportStore:
                 _LOG.warning("A monitoring report cannot be read: %s: %s", path, error)
         return tuple(found)
 
+    def ids(self, domain: str, target: str) -> tuple[str, ...]:
+        """Identifiers of a target's reports, newest first; none is read."""
+        return tuple(path.stem for path in reversed(self._files(domain, target)))
+
+    def read(self, domain: str, target: str, report_id: str) -> MonitoringReport | None:
+        """One report of `ids`; None where it expired since, or cannot be read, which the log says."""
+        path = self._folder(domain, target) / f"{report_id}.json"
+        try:
+            return report_from_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _LOG.warning("A monitoring report cannot be read: %s: %s", path, error)
+            return None
+
     def expire(self, before_s: float) -> int:
         """Remove the reports of before a moment, but of no target the newest one; how many were removed.
 
