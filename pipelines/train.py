@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from features.store import ReadingStore
 from features.vocabulary import Domain, Float32Array, Quantity
 from features.windows import Panel
 from pipelines.prepare import Prepared, find_recipe, prepare
-from pipelines.promote import Outcome, judge_version, settle
+from pipelines.promote import Outcome, Settler, judge_version, settle
 from pipelines.report import report_run
 from pipelines.settings import Settings
 from pipelines.steps import Steps
@@ -114,7 +115,7 @@ def train_domain(
     steps = Steps(console)
     prepared = prepare(domain, settings=settings, steps=steps, data=data, simulated=recipe.simulated_share > 0)
     models = tuple(
-        _train_target(
+        train_target(
             prepared,
             target,
             find_recipe(name, recipe_name, studies_url=settings.studies_url, target=target),
@@ -137,15 +138,32 @@ def train_domain(
     )
 
 
-def _train_target(
+def train_target(
     prepared: Prepared,
     target: Quantity,
     recipe: Recipe,
     *,
     settings: Settings,
     steps: Steps,
-    accelerator: Accelerator,
+    accelerator: Accelerator = "auto",
+    tags: Mapping[str, str] | None = None,
+    settler: Settler = settle,
 ) -> TrainedModel:
+    """Train, judge and register one target's model.
+
+    Args:
+        prepared: The domain's readings.
+        target: What is forecast.
+        recipe: How.
+        settings: Addresses, and whether a person must approve.
+        steps: Shows progress.
+        accelerator: `cpu`, `gpu` or `auto`.
+        tags: Further tags of the run, which the card keeps too.
+        settler: Keeps the gate's verdict and acts on it.
+
+    Raises:
+        TowncastError: With its remedy; nothing is half-registered.
+    """
     domain = prepared.domain
     with steps.step(f"Windows of {target.name}: train, validation weeks, last fifth for the test") as say:
         splits = prepared.splits(target, simulated_share=recipe.simulated_share, seed=recipe.seed)
@@ -162,6 +180,7 @@ def _train_target(
         "test": splits.test.span(),
         TRAINED_UNTIL: str(_trained_until_s(splits)),
         "at": pd.Timestamp.now("UTC").isoformat(timespec="seconds"),
+        **(tags or {}),
     }
     with tracking.run(domain, name=f"{recipe.family}-{recipe.name}-{target.name}", tags=trained_on) as run_id:
         tracking.log_parameters(run_id, {"recipe": recipe.name, "family": recipe.family, "config": recipe.config})
@@ -177,6 +196,7 @@ def _train_target(
             steps=steps,
             trained_on=trained_on,
             accelerator=accelerator,
+            settler=settler,
         )
 
 
@@ -191,6 +211,7 @@ def _fit_and_register(
     steps: Steps,
     trained_on: dict[str, str],
     accelerator: Accelerator,
+    settler: Settler,
 ) -> TrainedModel:
     from lightning.pytorch.loggers import MLFlowLogger
 
@@ -231,7 +252,7 @@ def _fit_and_register(
             say(f"{registered.name} version {registered.version}")
         with steps.step("Gate: against the seasonal profile and the champion, on the test") as say:
             graph = open_graph(folder / "artifact")
-            trained = _judge_by_gate(registry, registered, graph, judgement, run_id, settings=settings)
+            trained = _judge_by_gate(registry, registered, graph, judgement, run_id, settings=settings, settler=settler)
             say(trained.outcome)
         with steps.step("Report: by horizon, site, hour and month; fairness, costs, what the model looks at"):
             report_run(tracking, run_id, forecaster, judgement, card, verdict=trained.verdict, seed=recipe.seed)
@@ -247,6 +268,7 @@ def _judge_by_gate(
     run_id: str,
     *,
     settings: Settings,
+    settler: Settler,
 ) -> TrainedModel:
     windows = judgement.windows
     verdict = judge_version(
@@ -259,7 +281,7 @@ def _judge_by_gate(
         rules=GateRules(),
     )
     approval = settings.require_approval
-    outcome = settle(registry, registered, verdict, run_id=run_id, require_approval=approval)
+    outcome = settler(registry, registered, verdict, run_id=run_id, require_approval=approval)
     return TrainedModel(
         target=windows.target, judgement=judgement, registered=registered, verdict=verdict, outcome=outcome
     )
