@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from features.errors import StorageError
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.records import AnswerRecord, Record, forecast_record, from_lines, to_lines
+from serving.prediction_log.retention import Retention
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.prediction_log.store import PredictionStore
 from serving.service import ForecastResult
@@ -30,6 +31,7 @@ class PredictionLog:
     def __init__(self, settings: PredictionLogSettings) -> None:
         self.settings = settings
         self.store = PredictionStore(settings.log_url)
+        self._retention = Retention(self.store, days=settings.prediction_log_days)
         self._written = self._lost = 0
         self._journal = Journal(settings.journal_dir)
         self._known: dict[str, None] = {}
@@ -142,6 +144,7 @@ class PredictionLog:
             except StorageError as error:
                 self._complain(str(error))
             self._move()
+            self._expire()
 
     def _move(self) -> None:
         """Bring every finished segment into the store, also those of processes that died."""
@@ -151,6 +154,12 @@ class PredictionLog:
                 path.unlink()
         except (StorageError, OSError) as error:
             # The segments stay; the next turn tries again.
+            self._complain(str(error))
+
+    def _expire(self) -> None:
+        try:
+            self._retention.turn()
+        except StorageError as error:
             self._complain(str(error))
 
     def _complain(self, message: str) -> None:

@@ -12,7 +12,8 @@ from features.vocabulary import Float32Array
 from serving.service import ForecastResult
 
 _LOG = logging.getLogger(__name__)
-_FLOAT = np.dtype("<f4")
+# Quantiles as they are kept.
+FLOAT = np.dtype("<f4")
 
 
 class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, tag="forecast", tag_field="kind"):
@@ -52,7 +53,7 @@ class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, tag="forecast", 
 
     def value_HQ(self) -> Float32Array:
         """The quantiles, shape (H, Q) [unit]."""
-        return np.frombuffer(self.values, dtype=_FLOAT).reshape(-1, len(self.levels)).astype(np.float32)
+        return np.frombuffer(self.values, dtype=FLOAT).reshape(-1, len(self.levels)).astype(np.float32)
 
 
 class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, tag="answer", tag_field="kind"):
@@ -101,7 +102,7 @@ def forecast_record(result: ForecastResult, *, role: str, made_s: float) -> Fore
         role=role,
         runtime=result.run.runtime,
         levels=forecast.levels,
-        values=forecast.value_BHQ[0].astype(_FLOAT, copy=False).tobytes(),
+        values=forecast.value_BHQ[0].astype(FLOAT, copy=False).tobytes(),
     )
 
 

@@ -16,11 +16,13 @@ class PredictionLogSettings(StorageSettings):
         prediction_log: Whether answers are logged.
         prediction_log_url: SQLAlchemy address of the log; by default an SQLite file in the data folder.
         prediction_log_flush_s: Time between two moves from the journal into the log [s].
+        prediction_log_days: How long answers and forecasts stay in the log [d]; 0 for ever.
     """
 
     prediction_log: bool = True
     prediction_log_url: str = ""
     prediction_log_flush_s: float = Field(default=1.0, gt=0)
+    prediction_log_days: float = Field(default=400.0, ge=0)
 
     @property
     def journal_dir(self) -> Path:

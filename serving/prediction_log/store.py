@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.dialects import postgresql, sqlite
 
 from features.errors import StorageError
 from features.files import make_folder
+from serving.prediction_log.batches import ForecastBatch
+from serving.prediction_log.entry import enter, rows_of
+from serving.prediction_log.expiry import expire_some
+from serving.prediction_log.reading import Selection, read_batches
 from serving.prediction_log.records import AnswerRecord, ForecastRecord, Record
+from serving.prediction_log.tables import ANSWERS, FORECASTS, make_tables
 
-_TABLES = sql.MetaData()
-_FORECASTS = sql.Table(
-    "forecasts",
-    _TABLES,
-    sql.Column("name", sql.String(16), primary_key=True),
-    sql.Column("made_s", sql.Double, nullable=False),
-    sql.Column("domain", sql.String, nullable=False),
-    sql.Column("target", sql.String, nullable=False),
-    sql.Column("unit", sql.String, nullable=False),
-    sql.Column("site", sql.String, nullable=False),
-    sql.Column("origin_s", sql.BigInteger, nullable=False),
-    sql.Column("step_s", sql.Integer, nullable=False),
-    sql.Column("window", sql.String, nullable=False),
-    sql.Column("model_version", sql.String, nullable=False),
-    sql.Column("role", sql.String, nullable=False),
-    sql.Column("runtime", sql.String, nullable=False),
-    sql.Column("levels", sql.JSON, nullable=False),
-    sql.Column("values", sql.LargeBinary, nullable=False),
-    sql.Index("forecasts_of_a_site", "domain", "target", "site", "origin_s"),
-)
-_ANSWERS = sql.Table(
-    "answers",
-    _TABLES,
-    # Where the line stood: a segment that is read twice, because a process died in between, is entered once.
-    sql.Column("segment", sql.String, primary_key=True),
-    sql.Column("line", sql.Integer, primary_key=True),
-    sql.Column("request_id", sql.String, nullable=False, index=True),
-    sql.Column("answered_s", sql.Double, nullable=False, index=True),
-    sql.Column("caller", sql.String, nullable=False),
-    sql.Column("forecast", sql.String(16), nullable=False, index=True),
-    sql.Column("steps", sql.Integer, nullable=False),
-    sql.Column("latency_ms", sql.Double, nullable=False),
-    sql.Column("came", sql.String, nullable=False),
-    sql.Column("lowered_by", sql.JSON, nullable=False),
-)
+# Rows that one transaction removes: a tenth of a second, for which others wait.
+_EXPIRED_TOGETHER = 5_000
 
 
 class PredictionStore:
@@ -78,7 +49,7 @@ class PredictionStore:
             with engine.begin() as connection:
                 if of_file:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-                _TABLES.create_all(connection)
+                make_tables(connection)
         except sql.exc.SQLAlchemyError as error:
             engine.dispose()
             raise _unreachable(address, error) from error
@@ -93,29 +64,79 @@ class PredictionStore:
         Raises:
             StorageError: The database cannot be reached or is full.
         """
-        forecasts: list[dict[str, Any]] = []
-        answers: list[dict[str, Any]] = []
-        for line, record in records:
-            row = {name: getattr(record, name) for name in record.__struct_fields__}
-            if isinstance(record, ForecastRecord):
-                forecasts.append({**row, "levels": list(record.levels)})
-            else:
-                answers.append({**row, "lowered_by": list(record.lowered_by), "segment": segment, "line": line})
+        entry = rows_of(segment, records)
+        with self._opened() as engine, engine.begin() as connection:
+            enter(connection, entry)
+        return len(entry)
+
+    def batches(
+        self,
+        domain: str,
+        target: str,
+        *,
+        since_s: float | None = None,
+        until_s: float | None = None,
+        sites: Collection[str] | None = None,
+        roles: Collection[str] | None = None,
+        limit_rows: int = 100_000,
+    ) -> Iterator[ForecastBatch]:
+        """The forecasts of a target in the order in which they were made, as arrays.
+
+        Forecasts whose levels or number of steps differ come in batches of their own. The log is behind: a forecast
+        is in it seconds after it was made, and much later where a worker died or the database was away; who reads on
+        from where it stopped must look back.
+
+        Args:
+            domain: Of the target.
+            target: What is forecast.
+            since_s: Made at this moment or later [s since 1970].
+            until_s: Made before this moment [s since 1970].
+            sites: Of these alone.
+            roles: By models with these roles alone.
+            limit_rows: Most forecasts in a batch.
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        selection = Selection(domain=domain, target=target, since_s=since_s, until_s=until_s, sites=sites, roles=roles)
+        with self._opened() as engine:
+            yield from read_batches(engine, selection, limit_rows=limit_rows)
+
+    def expire(self, before_s: float, *, limit_rows: int | None = None) -> dict[str, int]:
+        """Remove answers that were given before a moment, and forecasts made before it that no answer refers to.
+
+        Args:
+            before_s: The moment [s since 1970].
+            limit_rows: Stop when about so many rows are removed; None for all.
+
+        Returns:
+            How many answers and how many forecasts were removed.
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        removed = {FORECASTS.name: 0, ANSWERS.name: 0}
+        together = min(limit_rows or _EXPIRED_TOGETHER, _EXPIRED_TOGETHER)
+        with self._opened() as engine:
+            while limit_rows is None or sum(removed.values()) < limit_rows:
+                with engine.begin() as connection:
+                    gone = expire_some(connection, before_s, rows=together)
+                if not gone:
+                    break
+                for name, rows in gone.items():
+                    removed[name] += rows
+        return removed
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sql.Engine]:
+        """The engine; what goes wrong with it is told in our words."""
         self.open()
         assert self._engine is not None
+        engine = self._engine
         try:
-            with self._engine.begin() as connection:
-                for table, rows in ((_FORECASTS, forecasts), (_ANSWERS, answers)):
-                    if rows:
-                        connection.execute(self._insert(table), rows)
+            yield engine
         except sql.exc.SQLAlchemyError as error:
-            raise _unreachable(self._engine.url, error) from error
-        return len(forecasts) + len(answers)
-
-    def _insert(self, table: sql.Table) -> Any:
-        assert self._engine is not None
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        return dialect.insert(table).on_conflict_do_nothing()
+            raise _unreachable(engine.url, error) from error
 
     def count(self) -> dict[str, int]:
         """Number of forecasts and of answers."""
@@ -124,7 +145,7 @@ class PredictionStore:
         with self._engine.connect() as connection:
             return {
                 table.name: int(connection.execute(sql.select(sql.func.count()).select_from(table)).scalar_one())
-                for table in (_FORECASTS, _ANSWERS)
+                for table in (FORECASTS, ANSWERS)
             }
 
     def request_ids(self) -> set[str]:
@@ -132,21 +153,21 @@ class PredictionStore:
         self.open()
         assert self._engine is not None
         with self._engine.connect() as connection:
-            return set(connection.execute(sql.select(_ANSWERS.c.request_id).distinct()).scalars())
+            return set(connection.execute(sql.select(ANSWERS.c.request_id).distinct()).scalars())
 
     def answers(self, request_id: str) -> list[tuple[AnswerRecord, ForecastRecord]]:
         """The answers to a request, each with the forecast that it gave."""
         self.open()
         assert self._engine is not None
-        joined = sql.join(_ANSWERS, _FORECASTS, _ANSWERS.c.forecast == _FORECASTS.c.name)
-        query = sql.select(_ANSWERS, _FORECASTS).select_from(joined).where(_ANSWERS.c.request_id == request_id)
+        joined = sql.join(ANSWERS, FORECASTS, ANSWERS.c.forecast == FORECASTS.c.name)
+        query = sql.select(ANSWERS, FORECASTS).select_from(joined).where(ANSWERS.c.request_id == request_id)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_ANSWERS.c.segment, _ANSWERS.c.line)).all()
+            rows = connection.execute(query.order_by(ANSWERS.c.segment, ANSWERS.c.line)).all()
         found = []
         for row in rows:
             values = row._mapping
-            answer = {name: values[_ANSWERS.c[name]] for name in AnswerRecord.__struct_fields__}
-            forecast = {name: values[_FORECASTS.c[name]] for name in ForecastRecord.__struct_fields__}
+            answer = {name: values[ANSWERS.c[name]] for name in AnswerRecord.__struct_fields__}
+            forecast = {name: values[FORECASTS.c[name]] for name in ForecastRecord.__struct_fields__}
             answer["lowered_by"] = tuple(answer["lowered_by"])
             forecast["levels"] = tuple(forecast["levels"])
             found.append((AnswerRecord(**answer), ForecastRecord(**forecast)))
@@ -161,7 +182,7 @@ class PredictionStore:
 
 def _unreachable(address: sql.URL, error: Exception) -> StorageError:
     return StorageError(
-        "The prediction log cannot be written",
+        "The prediction log cannot be reached",
         found=f"{address.render_as_string(hide_password=True)}: {str(error).splitlines()[0]}",
         remedy="Check TOWNCAST_PREDICTION_LOG_URL and the disk; what was answered meanwhile is kept in the journal.",
     )
