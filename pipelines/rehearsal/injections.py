@@ -110,7 +110,8 @@ def _level_shift(around: pd.DataFrame, hit: pd.DataFrame, injection: Injection) 
 def _stuck(around: pd.DataFrame, hit: pd.DataFrame, injection: Injection) -> npt.NDArray[np.float64]:
     before = _before(around, injection).sort_values("valid_at", kind="stable").groupby("site")["value"].last()
     first = hit.sort_values("valid_at", kind="stable").groupby("site")["value"].first()
-    return hit["site"].map(before.combine_first(first)).to_numpy(dtype=np.float64)
+    values: npt.NDArray[np.float64] = hit["site"].map(before.combine_first(first)).to_numpy(dtype=np.float64)
+    return values
 
 
 def _silent(around: pd.DataFrame, hit: pd.DataFrame, injection: Injection) -> npt.NDArray[np.float64]:
@@ -140,7 +141,8 @@ def _new_peak(around: pd.DataFrame, hit: pd.DataFrame, injection: Injection) -> 
     bump = np.exp(-0.5 * ((hours.to_numpy() - _PEAK_HOUR) / _PEAK_WIDTH_H) ** 2)
     usual = _before(around, injection).groupby("site")["value"].mean()
     level = hit["site"].map(usual).fillna(hit["value"].mean()).to_numpy(dtype=np.float64)
-    return hit["value"].to_numpy() + injection.amount() * level * bump
+    raised: npt.NDArray[np.float64] = hit["value"].to_numpy() + injection.amount() * level * bump
+    return raised
 
 
 def _weather_effect(around: pd.DataFrame, hit: pd.DataFrame, injection: Injection) -> npt.NDArray[np.float64]:
@@ -157,7 +159,8 @@ def _weather_effect(around: pd.DataFrame, hit: pd.DataFrame, injection: Injectio
     spread = hit["site"].map(before["std"]).to_numpy(dtype=np.float64)
     deviation = (_looked_up(driver, hit, hit["valid_at"]) - hit["site"].map(before["mean"]).to_numpy()) / spread
     factor = 1 + injection.amount() * np.nan_to_num(deviation, posinf=0.0, neginf=0.0)
-    return hit["value"].to_numpy() * np.maximum(factor, _LEAST_FACTOR)
+    followed: npt.NDArray[np.float64] = hit["value"].to_numpy() * np.maximum(factor, _LEAST_FACTOR)
+    return followed
 
 
 def _before(around: pd.DataFrame, injection: Injection) -> pd.DataFrame:
@@ -166,7 +169,8 @@ def _before(around: pd.DataFrame, injection: Injection) -> pd.DataFrame:
 
 def _local(rows: pd.DataFrame, injection: Injection) -> pd.Series:
     """Local wall clock without a zone."""
-    return rows["valid_at"].dt.tz_convert(injection.timezone).dt.tz_localize(None)
+    local: pd.Series = rows["valid_at"].dt.tz_convert(injection.timezone).dt.tz_localize(None)
+    return local
 
 
 def _values_of(
