@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class PredictionStore:
 
         Args:
             before_s: The moment [s since 1970].
-            limit_rows: Stop when about so many rows are removed; None for all.
+            limit_rows: Most rows that are removed; None for all.
 
         Returns:
             How many answers and how many forecasts were removed.
@@ -116,15 +117,16 @@ class PredictionStore:
             StorageError: The database cannot be reached.
         """
         removed = {FORECASTS.name: 0, ANSWERS.name: 0}
-        together = min(limit_rows or _EXPIRED_TOGETHER, _EXPIRED_TOGETHER)
+        left = math.inf if limit_rows is None else limit_rows
         with self._opened() as engine:
-            while limit_rows is None or sum(removed.values()) < limit_rows:
+            while left > 0:
                 with engine.begin() as connection:
-                    gone = expire_some(connection, before_s, rows=together)
+                    gone = expire_some(connection, before_s, rows=int(min(left, _EXPIRED_TOGETHER)))
                 if not gone:
                     break
                 for name, rows in gone.items():
                     removed[name] += rows
+                    left -= rows
         return removed
 
     @contextlib.contextmanager
@@ -135,7 +137,7 @@ class PredictionStore:
         engine = self._engine
         try:
             yield engine
-        except sql.exc.SQLAlchemyError as error:
+        except (sql.exc.SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
             raise _unreachable(engine.url, error) from error
 
     def count(self) -> dict[str, int]:
