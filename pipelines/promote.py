@@ -400,6 +400,8 @@ def judge_again(
     *,
     settings: Settings,
     console: Console,
+    rules: GateRules | None = None,
+    test_days: float | None = None,
 ) -> tuple[Verdict, str]:
     """A new verdict on an older version, on the newest readings, and the run of its own that keeps it.
 
@@ -415,7 +417,7 @@ def judge_again(
         raise PromotionError(fact, found="its card does not tell until when it was trained", remedy=remedy)
     if not ReadingStore(settings.readings_dir, domain).sites():
         raise PromotionError(fact, found="no readings to judge it on", remedy=f"Ingest some, or else: {remedy}")
-    newest = prepare(domain, settings=settings, steps=steps, data=None).splits(target).test
+    newest = prepare(domain, settings=settings, steps=steps, data=None).splits(target, test_days=test_days).test
     windows = newest.subset(newest.panel.moments_s[newest.origin_B] >= int(card.trained[TRAINED_UNTIL]))
     if len(windows) == 0:
         raise NotEnoughDataError(fact, found="no reading lies after its training", remedy=remedy)
@@ -428,7 +430,7 @@ def judge_again(
             windows,
             quantiles_BHQ=adapt_from_nothing(graph.predict_set(windows), windows, graph.card.levels),
             naive_BH=predict_set(profile, windows)[:, :, profile.levels.index(0.5)],
-            rules=GateRules(),
+            rules=rules or GateRules(),
         )
         tags = {"model": registered.name, "version": str(registered.version)}
         with registry.tracking.run(domain, name=f"gate-version-{registered.version}", tags=tags) as run_id:

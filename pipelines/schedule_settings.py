@@ -24,6 +24,8 @@ class ScheduleSettings(Settings):
         retrain_cron: When each domain is retrained; empty for never.
         retrain_cron_of: The same for single domains, as JSON: `{"water": "0 4 * * 0"}`.
         retrain_recipe: Recipe of retrainings; by default the champion's.
+        retrain_test_days: Length of a retraining's test, the last days: it learns from all before them [d].
+        retrain_largest_loss: By which share its error there may be above the champion's.
         retrain_release: What a version that passed the gate becomes. `auto`: canary where an API answers, else
             champion at once.
         retrain_cooldown_days: After a retraining no trigger of performance or data starts another for so long [d].
@@ -47,6 +49,8 @@ class ScheduleSettings(Settings):
     retrain_cron: str = "0 3 * * 1"
     retrain_cron_of: dict[str, str] = Field(default_factory=dict)
     retrain_recipe: str = ""
+    retrain_test_days: float = Field(default=2.0, gt=0)
+    retrain_largest_loss: float = Field(default=0.05, ge=0)
     retrain_release: ReleaseWay = "auto"
     retrain_cooldown_days: float = Field(default=3.0, ge=0)
     retrain_wait_s: float = Field(default=0.0, ge=0)

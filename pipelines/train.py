@@ -148,6 +148,8 @@ def train_target(
     accelerator: Accelerator = "auto",
     tags: Mapping[str, str] | None = None,
     settler: Settler = settle,
+    rules: GateRules | None = None,
+    test_days: float | None = None,
 ) -> TrainedModel:
     """Train, judge and register one target's model.
 
@@ -160,13 +162,15 @@ def train_target(
         accelerator: `cpu`, `gpu` or `auto`.
         tags: Further tags of the run, which the card keeps too.
         settler: Keeps the gate's verdict and acts on it.
+        rules: What the gate asks; by default what it asks of every training.
+        test_days: Length of the test; by default the last fifth [d].
 
     Raises:
         TowncastError: With its remedy; nothing is half-registered.
     """
     domain = prepared.domain
-    with steps.step(f"Windows of {target.name}: train, validation weeks, last fifth for the test") as say:
-        splits = prepared.splits(target, simulated_share=recipe.simulated_share, seed=recipe.seed)
+    with steps.step(f"Windows of {target.name}: train, validation weeks, {_length(test_days)} for the test") as say:
+        splits = prepared.splits(target, simulated_share=recipe.simulated_share, seed=recipe.seed, test_days=test_days)
         say(f"{len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,}, test {splits.test.span()}")
     tracking = Tracking(settings.tracking_uri)
     trained_on = {
@@ -197,7 +201,12 @@ def train_target(
             trained_on=trained_on,
             accelerator=accelerator,
             settler=settler,
+            rules=rules or GateRules(),
         )
+
+
+def _length(test_days: float | None) -> str:
+    return "last fifth" if test_days is None else f"last {test_days:g} days"
 
 
 def _fit_and_register(
@@ -212,6 +221,7 @@ def _fit_and_register(
     trained_on: dict[str, str],
     accelerator: Accelerator,
     settler: Settler,
+    rules: GateRules,
 ) -> TrainedModel:
     from lightning.pytorch.loggers import MLFlowLogger
 
@@ -252,7 +262,9 @@ def _fit_and_register(
             say(f"{registered.name} version {registered.version}")
         with steps.step("Gate: against the seasonal profile and the champion, on the test") as say:
             graph = open_graph(folder / "artifact")
-            trained = _judge_by_gate(registry, registered, graph, judgement, run_id, settings=settings, settler=settler)
+            trained = _judge_by_gate(
+                registry, registered, graph, judgement, run_id, settings=settings, settler=settler, rules=rules
+            )
             say(trained.outcome)
         with steps.step("Report: by horizon, site, hour and month; fairness, costs, what the model looks at"):
             report_run(tracking, run_id, forecaster, judgement, card, verdict=trained.verdict, seed=recipe.seed)
@@ -269,6 +281,7 @@ def _judge_by_gate(
     *,
     settings: Settings,
     settler: Settler,
+    rules: GateRules,
 ) -> TrainedModel:
     windows = judgement.windows
     verdict = judge_version(
@@ -278,7 +291,7 @@ def _judge_by_gate(
         windows,
         quantiles_BHQ=judgement.quantiles_BHQ,
         naive_BH=judgement.naive_BH,
-        rules=GateRules(),
+        rules=rules,
     )
     approval = settings.require_approval
     outcome = settler(registry, registered, verdict, run_id=run_id, require_approval=approval)

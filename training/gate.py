@@ -33,6 +33,8 @@ class GateRules:
         allow_equal: Whether a candidate that is not worse than the champion becomes champion, for retraining on a
             schedule: newer readings, same error. Off by default: a change without a gain is a risk without a gain.
         equal_margin: Share of the champion's error that `allow_equal` may lose: the interval must lie above minus this.
+        largest_loss: Judges by the errors themselves in place of an interval, which of few blocks says nothing: by
+            which share the error may be above the champion's. None for the interval. See `retraining_rules`.
     """
 
     confidence: float = 0.90
@@ -44,6 +46,20 @@ class GateRules:
     fewest_seasons: int = 3
     allow_equal: bool = False
     equal_margin: float = 0.02
+    largest_loss: float | None = None
+
+
+def retraining_rules(largest_loss: float) -> GateRules:
+    """What is asked of a retraining, on the few newest days, which neither it nor the champion has learnt.
+
+    It must beat the seasonal profile there, and lose at most a share to the champion; whether it is better shows a
+    canary, or the errors that are realised. A longer test would keep the newest weeks from it, which are what a
+    retraining is for. After a change intervals take days to widen: they may hold less often.
+
+    Args:
+        largest_loss: That share.
+    """
+    return GateRules(largest_loss=largest_loss, fewest_seasons=0, lowest_coverage=0.70, highest_coverage=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +268,8 @@ def _better(
     used = known.any(axis=1)
     origins, moment = np.unique(held_out.origin_B[used], return_inverse=True)
     seasons = len(origins) / held_out.season_steps
+    if rules.largest_loss is not None:
+        return _no_larger_loss(name, error, rival_error, known, held_out, rules.largest_loss)
     name = f"better than {name}" if least == 0 else f"not worse than {name}"
     if seasons < rules.fewest_seasons:
         return Check(
@@ -276,6 +294,29 @@ def _better(
         allowed=f"interval above {least:.0%}",
         passed=low > least * rival_mae,
         figures={"mae": mae, "rival_mae": rival_mae, "gain_low": low, "gain_high": high, "seasons": seasons},
+    )
+
+
+def _no_larger_loss(
+    name: str,
+    error: Float64Array,
+    rival_error: Float64Array,
+    known: npt.NDArray[np.bool_],
+    held_out: HeldOut,
+    largest_loss: float,
+) -> Check:
+    """Whether the error is below the seasonal profile's, or not far above the champion's."""
+    allowed = largest_loss if name.startswith("champion") else 0.0
+    count = int(known.sum())
+    mae, rival_mae = (float(part.sum()) / count if count else math.nan for part in (error, rival_error))
+    loss = mae / rival_mae - 1 if rival_mae else (math.inf if mae else 0.0)
+    return Check(
+        name=f"not much worse than {name}" if allowed else f"better than {name}",
+        found=f"MAE {mae:.4g} against {rival_mae:.4g} {held_out.unit}, {loss:+.1%}" if count else "no common windows",
+        allowed=f"{allowed:+.0%} at most",
+        # Written this way round, an error that is not a number does not pass.
+        passed=loss <= allowed,
+        figures={"mae": mae, "rival_mae": rival_mae} if count else {},
     )
 
 

@@ -1,0 +1,41 @@
+"""What goes wrong outside a job, as errors that say the remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sqlite3
+from collections.abc import Iterator
+
+from features.errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def job_errors() -> Iterator[None]:
+    """Refusals of MLflow, of a database or of the disk as a `StorageError`."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise _full(str(error.filename or error)) from error
+    except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        if "disk is full" in str(error) or "disk I/O error" in str(error):
+            raise _full(first) from error
+        raise StorageError(
+            "MLflow, or a database, does not answer",
+            found=first,
+            remedy="Bring it back, or see TOWNCAST_TRACKING_URI; then run the same command again: it goes on.",
+        ) from error
+
+
+def _full(found: str) -> StorageError:
+    return StorageError(
+        "The disk is full", found=found, remedy="Free some space, then run the same command again: it goes on."
+    )
