@@ -10,11 +10,12 @@ KIND ?= traffic
 SCENARIOS ?= 40
 ENGINE ?= sumo
 MODEL ?= champion
+TOWN ?= water
 # Idle OpenMP threads that spin take whole cores: the largest slow-down on small machines.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check images up build-reactor proto bench clean
+.PHONY: help setup train simulate tune report cards promote rollback serve twin rehearsal reactor mlflow-ui test check images up build-reactor proto bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +57,9 @@ serve: $(READY) ## answer POST /predict/traffic, /pollution, /water and /demand 
 
 twin: $(READY) ## run the live traffic twin, a minute a second, and show it on http://127.0.0.1:8765 (ENGINE=sumo|mock MODEL=champion)
 	$(BIN)/towncast twin --engine $(ENGINE) --model $(MODEL) --speed 60
+
+rehearsal: $(READY) ## replay half a year through the API with harm on the way (TOWN=water|traffic DATA=folder)
+	$(BIN)/towncast rehearsal --domain $(TOWN) $(if $(DATA),--data $(DATA))
 
 reactor: $(READY) ## follow a reactor over NATS JetStream, on nats://127.0.0.1:4222
 	$(BIN)/towncast reactor

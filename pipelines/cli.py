@@ -16,6 +16,7 @@ from pipelines.commands.materialise import materialise
 from pipelines.commands.mlflow_ui import mlflow_ui
 from pipelines.commands.promote import aliases, promote, rollback
 from pipelines.commands.reactor import reactor, reactor_plant
+from pipelines.commands.rehearsal import rehearsal
 from pipelines.commands.release import release_commands
 from pipelines.commands.report import report
 from pipelines.commands.serve import serve
@@ -46,6 +47,7 @@ for _command in (
     reactor,
     reactor_plant,
     twin,
+    rehearsal,
 ):
     app.command()(_command)
 app.add_typer(simulate_commands, name="simulate")
