@@ -147,7 +147,7 @@ class Metrics:
             "monitoring_drifted", "Lines of drift beyond their threshold in it", *target, "of", together="livemax"
         )
         self._asks = gauge(
-            "monitoring_asks_retraining", "Whether it asks for a retraining, by why", *target, "kind", together="livemax"
+            "monitoring_asks_retraining", "Whether it asks for a retraining", *target, "kind", together="livemax"
         )
         self._reported = gauge(
             "monitoring_report_timestamp_seconds", "When it was written", *target, together="livemax"

@@ -24,10 +24,10 @@ from serving.monitoring.report_store import ReportStore
 from serving.monitoring.schemas import (
     HistoryLineReply,
     HistoryQuery,
-    ReportHistoryReply,
     MissingReply,
     ModelHistoryReply,
     MonitoringReply,
+    ReportHistoryReply,
     SiteHistoryReply,
     SiteLookReply,
     SiteQuery,
@@ -242,7 +242,10 @@ def _look_reply(report: MonitoringReport, site: str) -> SiteLookReply:
     )
     told = report_reply(own)
     return SiteLookReply(
-        at_s=told.at_s, model_version=told.model_version, assessment=next(iter(told.assessments), None), drift=told.drift
+        at_s=told.at_s,
+        model_version=told.model_version,
+        assessment=next(iter(told.assessments), None),
+        drift=told.drift,
     )
 
 

@@ -16,8 +16,8 @@ from serving.metrics import Metrics
 from serving.monitoring.answers import MonitoringAnswers
 from serving.monitoring.schemas import (
     HistoryQuery,
-    ReportHistoryReply,
     MonitoringReply,
+    ReportHistoryReply,
     ReportsQuery,
     SiteHistoryReply,
     SiteQuery,

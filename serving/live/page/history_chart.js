@@ -5,8 +5,9 @@ import { number } from "./words.js";
 
 const WEEK_S = 7 * 86400;
 const LEFT = 40, RIGHT = 10, TOP = 14;
-const ROWS = { error: [18, 62], coverage: [98, 44], drift: [160, 34] };
-const MARKS = 200, HEIGHT = 228;
+const ROWS = { error: [18, 58], coverage: [100, 42], drift: [166, 34] };
+const MARKS = 206;
+export const HEIGHT = 234;
 const MONTH = new Intl.DateTimeFormat("en-GB", { month: "short", timeZone: "UTC" });
 const YEAR = new Intl.DateTimeFormat("en-GB", { month: "short", year: "2-digit", timeZone: "UTC" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
@@ -31,7 +32,7 @@ export function weeksOf(history) {
   for (const look of history.looks) {
     const until = look.assessment?.until_s || look.at_s;
     let week = weeks.findLast((one) => one.at - WEEK_S / 2 < until);
-    if (!week || until - week.at > 1.5 * WEEK_S) {
+    if (!week || until - week.at > WEEK_S) {
       week = { at: until - WEEK_S / 2, begin: null, error: null, coverage: null, versions: [], steps: 0 };
       weeks.push(week);
       weeks.sort((one, other) => one.at - other.at);

@@ -11,7 +11,7 @@ const STATES = ["harmed", "suspect", "no data", "healthy"];
 const KINDS = { performance: "the forecasts got worse", data: "there are new data", schedule: "it is time", manual: "somebody asked" };
 const asked = new URLSearchParams(location.search);
 const state = {
-  domains: [], cards: new Map(), shape: "", timer: null,
+  domains: [], labels: new Map(), cards: new Map(), shape: "", timer: null,
   domain: asked.get("domain") || "", search: asked.get("search") || "", state: asked.get("state") || "", weeks: asked.get("weeks") || "26",
 };
 
@@ -35,6 +35,7 @@ async function look() {
     const followed = await asking.get("data/live");
     const found = await Promise.all(followed.channels.map((channel) => asking.get(`monitoring/${encodeURIComponent(channel.channel)}`)));
     if ($("key-dialog").open) $("key-dialog").close();
+    state.labels = new Map(followed.channels.flatMap((channel) => channel.series.map((series) => [`${channel.channel}/${series.quantity}`, series.label])));
     state.domains = found;
     const shape = JSON.stringify(found);
     if (shape !== state.shape) {
@@ -62,6 +63,7 @@ const observer = new IntersectionObserver((entries) => {
 }, { rootMargin: "240px 0px" });
 
 const reports = () => state.domains.flatMap((domain) => domain.reports);
+const labelled = (domain, target) => state.labels.get(`${domain}/${target}`) || target.replaceAll("_", " ");
 const inDomain = (report) => !state.domain || state.domain === report.domain;
 const named = (line) => line.site.toLowerCase().includes(state.search.trim().toLowerCase());
 const fits = (line) => named(line) && (!state.state || state.state === line.state);
@@ -100,7 +102,7 @@ function section(domain, report, lines, cards) {
     cards.set(key, card);
     grid.append(card.element);
   }
-  const title = `${titled(report.domain)}: ${report.target.replaceAll("_", " ")}`;
+  const title = `${titled(report.domain)}: ${labelled(report.domain, report.target)}`;
   const span = `${dated(report.since_s)} to ${dated(report.until_s)}`;
   const made = node("section", { "aria-label": title },
     node("h2", {}, title, node("small", {}, `${report.model_version} · actuals of ${span} · looked at on ${dated(report.at_s)}`)));
@@ -148,7 +150,7 @@ function nothingYet(missing) {
 }
 
 function alsoMissing(missing) {
-  const of = missing.map((one) => `${one.domain} (${one.target.replaceAll("_", " ")})`).join(", ");
+  const of = missing.map((one) => `${one.domain} (${labelled(one.domain, one.target)})`).join(", ");
   return node("p", { class: "hint" }, ...coded(`No report yet of ${of}: run \`towncast monitor\`.`));
 }
 

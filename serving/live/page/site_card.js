@@ -1,6 +1,6 @@
 // One card for each site: its state in words, its figures beside the usual ones, its weeks.
 
-import { drawHistory, drawWeekCursor, furthest, percent, shortVersion, stateClass, weeksOf } from "./history_chart.js";
+import { drawHistory, drawWeekCursor, furthest, HEIGHT, percent, shortVersion, stateClass, weeksOf } from "./history_chart.js";
 import { coded, node, number, plural, unit } from "./words.js";
 
 const MEASURES = { psi: "PSI", ks: "KS", wasserstein: "Wasserstein" };
@@ -67,7 +67,7 @@ export class SiteCard {
   build() {
     const { assessment } = this;
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    for (const [name, value] of Object.entries({ class: "history", role: "img", tabindex: "0", height: 228 })) svg.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ class: "history", role: "img", tabindex: "0", height: HEIGHT })) svg.setAttribute(name, value);
     this.parts = {
       svg, said: node("output", { class: "said", "aria-live": "polite" }), versions: node("p", { class: "versions" }),
       notes: node("ul", { class: "notes", "aria-label": "What has drifted" }),

@@ -112,12 +112,12 @@ def report_of(week: int) -> MonitoringReport:
                 value=0.3 if harmed else 0.02,
                 threshold=0.1,
             ),
-            DriftLine(
-                of="prediction", site="Z001", name="inflow", measure="ks", value=float("nan"), threshold=0.15
-            ),
+            DriftLine(of="prediction", site="Z001", name="inflow", measure="ks", value=float("nan"), threshold=0.15),
         ),
         estimates=(ErrorEstimate(site="Z001", error=2.2, usual_error=2.0, steps=24),),
-        triggers=(Trigger(kind="performance", sites=("Zone north/east",), reason="8 in place of 2."),) if harmed else (),
+        triggers=(Trigger(kind="performance", sites=("Zone north/east",), reason="8 in place of 2."),)
+        if harmed
+        else (),
         remarks=("Z003 sent its last reading `long ago`.",) if harmed else (),
     )
 
