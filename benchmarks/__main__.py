@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, bool] = {
     "feature_lookup": False,
     "soak": False,
     "kill": False,
+    "prediction_log": False,
     "explain": False,
     "intervals": True,
     "bwdf": True,

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 import sqlalchemy as sql
 
+from benchmarks.local_postgres import new_database, postgres_is_there, postgres_server
 from features.errors import StorageError
 from serving.app import create_app
 from serving.environment import read_environment
@@ -23,7 +24,6 @@ from serving.prediction_log.records import AnswerRecord, ForecastRecord, Record,
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.prediction_log.store import PredictionStore
-from tests.serving.postgres_server import new_database, postgres_is_there, postgres_server
 
 DAY_S = 86_400.0
 
@@ -70,7 +70,7 @@ def lines(*records: Record) -> Iterator[tuple[int, Record]]:
 def postgres() -> Iterator[int]:
     if not postgres_is_there():
         pytest.skip("PostgreSQL is not installed")
-    with postgres_server() as port:
+    with postgres_server(sync=False) as port:
         yield port
 
 

@@ -1,4 +1,6 @@
-"""A real PostgreSQL for tests."""
+"""A PostgreSQL of one's own on loopback, from the programs that are installed; gone at the end."""
+
+from __future__ import annotations
 
 import shutil
 import socket
@@ -19,6 +21,7 @@ def _program(name: str) -> str | None:
 
 
 def postgres_is_there() -> bool:
+    """Whether its programs are installed."""
     return None not in map(_program, ("initdb", "postgres", "pg_ctl"))
 
 
@@ -32,9 +35,13 @@ def _run(program: str, *words: str) -> None:
 
 
 @contextmanager
-def postgres_server() -> Iterator[int]:
-    """The port of a PostgreSQL of the test's own on loopback, with a superuser `town`."""
-    # Not in pytest's own folder, which is root's alone.
+def postgres_server(*, sync: bool = True) -> Iterator[int]:
+    """The port of a server with its own settings, and a superuser `town` without a password.
+
+    Args:
+        sync: Whether it brings what it is told to the disk before it says so.
+    """
+    # Not in a folder of the caller, which may be root's alone.
     with tempfile.TemporaryDirectory(prefix="towncast-postgres-") as folder:
         if _as_its_user():
             shutil.chown(folder, "postgres")
@@ -42,31 +49,34 @@ def postgres_server() -> Iterator[int]:
         with socket.socket() as opened:
             opened.bind(("127.0.0.1", 0))
             port = int(opened.getsockname()[1])
-        words = [str(_program("postgres")), "-D", f"{folder}/data", "-p", str(port), "-k", folder, "-F"]
+        words = [str(_program("postgres")), "-D", f"{folder}/data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
+        words += [] if sync else ["-F"]
         silent = subprocess.DEVNULL
-        with subprocess.Popen([*_as_its_user(), *words, "-h", "127.0.0.1"], stdout=silent, stderr=silent) as server:
-            while server.poll() is None and not _answers(port):
-                time.sleep(0.05)
-            yield port
-            _run("pg_ctl", "-D", f"{folder}/data", "stop", "-m", "immediate")
-            server.wait()
+        with subprocess.Popen([*_as_its_user(), *words], stdout=silent, stderr=silent, cwd="/") as server:
+            try:
+                while server.poll() is None and not _answers(port):
+                    time.sleep(0.05)
+                yield port
+            finally:
+                _run("pg_ctl", "-D", f"{folder}/data", "stop", "-m", "immediate")
+                server.wait()
 
 
 def _answers(port: int) -> bool:
     try:
-        with closing(psycopg.connect(address(port, "postgres"))):
+        with closing(psycopg.connect(_address(port, "postgres"))):
             return True
     except psycopg.OperationalError:
         return False
 
 
-def address(port: int, database: str) -> str:
+def _address(port: int, database: str) -> str:
     return f"postgresql://town@127.0.0.1:{port}/{database}"
 
 
 def new_database(port: int, name: str) -> str:
-    """SQLAlchemy address of a database that was made now, empty."""
-    with psycopg.connect(address(port, "postgres"), autocommit=True) as connection:
+    """SQLAlchemy address of an empty database that is made now; one of this name is removed before."""
+    with psycopg.connect(_address(port, "postgres"), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
         connection.execute(f"CREATE DATABASE {name}".encode())
-    return address(port, name).replace("postgresql:", "postgresql+psycopg:")
+    return _address(port, name).replace("postgresql:", "postgresql+psycopg:")
