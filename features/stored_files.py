@@ -76,6 +76,10 @@ class StoredFiles:
             self._replaced[name] = frozenset(json.loads(footer.get(_REPLACES, b"[]")))
         return self._replaced[name]
 
+    def behind(self, path: Path) -> frozenset[str]:
+        """Names of a live file and of those that it replaced."""
+        return frozenset([path.name]) | (self._replaced_by(path.name) if path.name.startswith(_MERGED) else frozenset())
+
     def digest(self) -> int:
         """Sum of the files' names as numbers: what a merged file is called keeps it."""
         return _sum_of_names(self.live())

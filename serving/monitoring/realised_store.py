@@ -176,38 +176,38 @@ class RealisedStore:
         return pd.DataFrame(columns=summary.columns) if found is None else found
 
     def replacing(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Those rows whose forecast is not held, or only as it was made earlier."""
-        if not len(frame):
-            return frame
-        asked = frame[[*REALISED_KEY, "made_s", "median", "lower", "upper"]].assign(place=np.arange(len(frame)))
+        """Those rows whose forecast is not held, or only as it was made earlier; `held` says which of both."""
         bounds = float(frame["valid_s"].min()), float(frame["valid_s"].max()) + 1.0
+        asked = frame[[*REALISED_KEY, "made_s", "median", "lower", "upper"]].assign(place=np.arange(len(frame)))
         same = " AND ".join(f"held.{name} = asked.{name}" for name in REALISED_KEY)
         # Of two that were made at the same moment one must win in whatever order they come.
         query = (
-            f"SELECT place FROM asked ANTI JOIN rows AS held ON {same} "
-            "AND (held.made_s, held.median, held.lower, held.upper) >= "
-            "(asked.made_s, asked.median::FLOAT, asked.lower::FLOAT, asked.upper::FLOAT)"
+            "SELECT place, count(held.site) > 0 AS held FROM asked LEFT JOIN rows AS held "
+            f"ON {same} GROUP BY place HAVING count(held.site) = 0 OR NOT bool_or("
+            "(held.made_s, held.median, held.lower, held.upper) >= "
+            "(asked.made_s, asked.median::FLOAT, asked.lower::FLOAT, asked.upper::FLOAT)) ORDER BY place"
         )
-        choice = _Choice(bounds[0], bounds[1], frame["site"].unique().tolist(), None, None, None)
-        found = self._ask(choice, query, {"asked": asked}, last_only=False)
-        return frame if found is None else frame.iloc[np.sort(found["place"].to_numpy())]
+        found = self._ask(_Choice(*bounds), query, {"asked": asked}, last_only=False, leave_out=False)
+        if found is None:
+            return frame.assign(held=False)
+        return frame.iloc[found["place"].to_numpy()].assign(held=found["held"].to_numpy())
 
-    def of_days(self, site_days: pd.DataFrame) -> pd.DataFrame:
-        """All rows, waiting or not, of some sites' days.
+    def of_steps(self, site_steps: pd.DataFrame) -> pd.DataFrame:
+        """All rows, waiting or not, of some sites' steps.
 
         Args:
-            site_days: Columns `site` and `day` [d since 1970, UTC].
+            site_steps: Columns `site` and `number`, the step's end in whole steps of the domain [since 1970].
         """
-        columns = [*REALISED_COLUMNS, NOMINAL]
-        if not len(site_days):
+        columns, step_s = [*REALISED_COLUMNS, NOMINAL], self.domain.step_s
+        if not len(site_steps):
             return _nothing(columns)
-        since_s, until_s = (float(site_days["day"].agg(how)) * _DAY_S for how in ("min", "max"))
-        choice = _Choice(since_s, until_s + _DAY_S, None, None, None, None)
+        first, last = int(site_steps["number"].min()), int(site_steps["number"].max())
         query = (
-            f"SELECT {_as_read(columns)} FROM rows SEMI JOIN site_days "
-            f"ON rows.site = site_days.site AND rows.valid_s // {_DAY_S} = site_days.day ORDER BY {_ORDER}"
+            f"SELECT {_as_read(columns)} FROM rows SEMI JOIN asked "
+            f"ON rows.site = asked.site AND rows.valid_s // {step_s} = asked.number ORDER BY {_ORDER}"
         )
-        found = self._ask(choice, query, {"site_days": site_days}, leave_out=False)
+        choice = _Choice(float(first * step_s), float((last + 1) * step_s))
+        found = self._ask(choice, query, {"asked": site_steps}, leave_out=False)
         return _nothing(columns) if found is None else found
 
     def months(self) -> list[str]:
@@ -332,18 +332,18 @@ class _Choice:
 
     def __init__(
         self,
-        since_s: float | None,
-        until_s: float | None,
-        sites: Collection[str] | None,
-        steps: Collection[int] | None,
-        roles: Collection[str] | None,
-        model_version: str | None,
+        since_s: float | None = None,
+        until_s: float | None = None,
+        sites: Collection[str] | None = None,
+        steps: Collection[int] | None = None,
+        roles: Collection[str] | None = None,
+        model_version: str | None = None,
     ) -> None:
         self.since_s, self.until_s = since_s, until_s
         tests = (
             ("valid_s >= ?", since_s),
             ("valid_s < ?", until_s),
-            ("list_contains(?, site)", None if sites is None else list(sites)),
+            ("site IN (SELECT unnest(?::VARCHAR[]))", None if sites is None else list(sites)),
             ("list_contains(?, steps)", None if steps is None else list(steps)),
             ("list_contains(?, role)", None if roles is None else list(roles)),
             ("model_version = ?", model_version),
@@ -356,7 +356,7 @@ def _rows_of(
     months: Sequence[Sequence[Path]], choice: _Choice, left_out: frozenset[str], *, last_only: bool
 ) -> tuple[str, list[Any]]:
     """SQL of the chosen rows of some months, and its values; a month of one file has none that replace others."""
-    tests = [*choice.tests, *(["NOT list_contains(?, site)"] if left_out else [])]
+    tests = [*choice.tests, *(["site NOT IN (SELECT unnest(?::VARCHAR[]))"] if left_out else [])]
     values = [*choice.values, *([sorted(left_out)] if left_out else [])]
     where = f"WHERE {' AND '.join(tests)}" if tests else ""
     parts: list[str] = []
@@ -389,7 +389,8 @@ def _as_stored(rows: pd.DataFrame) -> pd.DataFrame:
     if NOMINAL not in rows:
         rows = rows.assign(**{NOMINAL: np.nan})
     types = {name: kind.to_pandas_dtype() for name, kind in _TYPES.items() if not pa.types.is_string(kind)}
-    return rows[list(_TYPES)].astype(types).sort_values(_ORDER.split(", "), kind="stable")
+    stored: pd.DataFrame = rows[list(_TYPES)].astype(types).sort_values(_ORDER.split(", "), kind="stable")
+    return stored
 
 
 def _rows_hash(rows: pd.DataFrame) -> str:
@@ -398,7 +399,7 @@ def _rows_hash(rows: pd.DataFrame) -> str:
 
 
 def _nothing(columns: Sequence[str]) -> pd.DataFrame:
-    empty = _SCHEMA.empty_table().to_pandas()[list(columns)]
+    empty: pd.DataFrame = _SCHEMA.empty_table().to_pandas()[list(columns)]
     return empty.astype({name: np.float64 for name in columns if name in _WIDE})
 
 

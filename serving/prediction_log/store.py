@@ -17,6 +17,7 @@ from serving.prediction_log.expiry import expire_some
 from serving.prediction_log.reading import Selection, read_batches
 from serving.prediction_log.records import AnswerRecord, ForecastRecord, Record
 from serving.prediction_log.tables import ANSWERS, FORECASTS, make_tables
+from serving.prediction_log.tallies import made_by_hour
 
 # Rows that one transaction removes: a tenth of a second, for which others wait.
 _EXPIRED_TOGETHER = 5_000
@@ -102,6 +103,15 @@ class PredictionStore:
         selection = Selection(domain=domain, target=target, since_s=since_s, until_s=until_s, sites=sites, roles=roles)
         with self._opened() as engine:
             yield from read_batches(engine, selection, limit_rows=limit_rows)
+
+    def made_by_hour(self, domain: str, target: str, *, since_s: float | None = None) -> dict[int, int]:
+        """How many forecasts of a target were made in each hour [h since 1970].
+
+        Raises:
+            StorageError: The database cannot be reached.
+        """
+        with self._opened() as engine:
+            return made_by_hour(engine, domain, target, since_s=since_s)
 
     def expire(self, before_s: float, *, limit_rows: int | None = None) -> dict[str, int]:
         """Remove answers that were given before a moment, and forecasts made before it that no answer refers to.
