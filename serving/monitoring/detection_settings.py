@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -24,7 +26,7 @@ class DetectionSettings(BaseSettings):
         data_trigger_weeks: So many new weeks of readings ask for a retraining; 0 for never.
     """
 
-    model_config = SettingsConfigDict(env_prefix="TOWNCAST_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TOWNCAST_", extra="ignore", frozen=True)
 
     feature_drift_threshold: float = Field(default=0.1, gt=0)
     prediction_drift_threshold: float = Field(default=0.15, gt=0)
@@ -34,7 +36,7 @@ class DetectionSettings(BaseSettings):
     fewest_reference_weeks: int = Field(default=4, ge=2)
     calibration_weeks: int = Field(default=52, ge=4)
     false_alarm_share: float = Field(default=0.02, gt=0, lt=1)
-    look_every_h: int = Field(default=6, ge=1, le=24)
+    look_every_h: Literal[1, 2, 3, 4, 6, 8, 12, 24] = 6
     fewest_window_share: float = Field(default=0.5, gt=0, le=1)
     stale_after_days: int = Field(default=7, ge=1)
     data_trigger_weeks: int = Field(default=4, ge=0)

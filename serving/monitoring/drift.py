@@ -1,8 +1,8 @@
 """Drift of inputs and forecasts, hour of the week by hour of the week: it explains an error, and triggers nothing.
 
 City data repeat by the week, and no week looks like the year: compared as they are, a healthy week differs from the
-training year nearly always. So each value is first taken as its distance from the reference's median of the same hour of
-the week, in units of that hour's spread, and then distances are compared with distances. Comparing within each hour
+training year nearly always. So each value is first taken as its distance from the reference's median of the same hour
+of the week, in units of that hour's spread, and then distances are compared with distances. Comparing within each hour
 instead would leave one value of a recent week for each of 168 comparisons: nothing could be measured.
 Hours of the week are those of UTC; hours beside an hour count as its own, which also bridges a change of the clocks.
 """
@@ -19,7 +19,7 @@ from serving.monitoring.detection_settings import DetectionSettings
 from serving.monitoring.report import DriftLine, DriftOf, Measure
 
 VALUE_COLUMNS: tuple[str, ...] = ("site", "name", "valid_s", "value")
-"""Columns of a table of inputs or of forecasts: where, what (a channel or the target), when [s since 1970], how much."""
+"""Columns of a table of inputs or of forecasts: where, what (a channel or the target), when [s since 1970], value."""
 
 HOURS = 168
 _HOUR_S = 3600
