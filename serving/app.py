@@ -105,7 +105,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         endless = (
             keep_figures(self.town, self.metrics),
-            keep_report_figures(self.monitoring.reports, self.town.domains, self.metrics),
+            keep_report_figures(self.environment.serving.data_dir, self.town.domains, self.metrics),
             self.sessions.keep_sweeping(),
         )
         self._tasks = [loop.create_task(work) for work in endless]

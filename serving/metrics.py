@@ -29,6 +29,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Stages of a request: cutting the window, waiting for a batch, running it, all the rest, and all of it.
 STAGES = ("features", "queue", "inference", "reply", "total")
 BREAKER_STATES = ("closed", "half_open", "open")
+RETRAINING_STATES = ("under way", "failed", "given up", "done")
 SITE_STATES: tuple[SiteState, ...] = ("healthy", "suspect", "harmed", "no data")
 _LOG = logging.getLogger(__name__)
 _BUCKETS_S = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -152,6 +153,16 @@ class Metrics:
         self._reported = gauge(
             "monitoring_report_timestamp_seconds", "When it was written", *target, together="livemax"
         )
+        self._retraining = gauge(
+            "retraining_state",
+            "Whether a domain's last retraining is in a state",
+            "domain",
+            "state",
+            together="livemax",
+        )
+        self._retrained = gauge(
+            "retraining_timestamp_seconds", "When the last retraining ended well", "domain", together="livemax"
+        )
 
     def _add_workers(self) -> None:
         self._workers = self._gauge("workers", "Processes that answer", together="livesum")
@@ -259,6 +270,19 @@ class Metrics:
     def set_reported(self, domain: str, target: str, at_s: float) -> None:
         """Say when the latest monitoring report was written [s since 1970]."""
         self._reported.labels(domain, target).set(at_s)
+
+    def set_retraining(self, domain: str, state: str, ended_s: float | None) -> None:
+        """Say in which of `RETRAINING_STATES` a domain's last retraining is.
+
+        Args:
+            domain: Of the models.
+            state: Which.
+            ended_s: When the last one ended that ended well [s since 1970], None where there is none.
+        """
+        for known in RETRAINING_STATES:
+            self._retraining.labels(domain, known).set(known == state)
+        if ended_s is not None:
+            self._retrained.labels(domain).set(ended_s)
 
     def set_websocket_clients(self, number: int) -> None:
         """Say how many clients /ws has in this process."""

@@ -1,11 +1,13 @@
-"""What the latest monitoring reports say, told to the API's metrics."""
+"""What the latest monitoring reports and retrainings say, told to the API's metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import Counter
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 from features.errors import TowncastError
 from features.vocabulary import Domain
@@ -18,19 +20,23 @@ _EVERY_S = 15.0
 
 
 async def keep_report_figures(
-    store: ReportStore, domains: tuple[Domain, ...], metrics: Metrics, *, every_s: float = _EVERY_S
+    data_dir: Path, domains: tuple[Domain, ...], metrics: Metrics, *, every_s: float = _EVERY_S
 ) -> None:
-    """Tell again and again what the latest report of each target says; never ends.
+    """Tell again and again what the latest report of each target, and the latest retraining, says; never ends.
 
     Args:
-        store: The reports.
+        data_dir: Folder of the reports and of the states of retrainings.
         domains: Whose targets.
         metrics: Are told.
         every_s: Time between two looks [s].
     """
+    store = ReportStore(data_dir / "monitoring" / "reports")
     told: dict[tuple[str, str], str] = {}
     while True:
         for domain in domains:
+            state, ended_s = await asyncio.to_thread(last_retraining, data_dir / "retraining", domain.name)
+            if state:
+                metrics.set_retraining(domain.name, state, ended_s)
             for target in domain.targets:
                 key = (domain.name, target.name)
                 try:
@@ -72,3 +78,31 @@ def tell_report(report: MonitoringReport, written_s: float, metrics: Metrics) ->
     for kind in get_args(TriggerKind):
         metrics.set_asks_retraining(*target, kind, asks=kind in asked)
     metrics.set_reported(*target, written_s)
+
+
+def last_retraining(folder: Path, domain: str) -> tuple[str, float | None]:
+    """State of a domain's last retraining, "" where there was none; and when the last one ended that ended well.
+
+    Args:
+        folder: Of the states, a JSON file each, whose names ascend with time.
+        domain: Whose.
+    """
+    latest = ""
+    for path in sorted(folder.glob(f"{domain}-[0-9]*.json"), reverse=True):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            state, updated_s = _retraining_state(kept), float(kept["updated_s"])
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # the job that reads them to go on says so
+        latest = latest or state
+        if state == "done":
+            return latest, updated_s
+    return latest, None
+
+
+def _retraining_state(kept: dict[str, Any]) -> str:
+    if kept["step"] == "done":
+        return "done"
+    if kept["given_up"]:
+        return "given up"
+    return "failed" if kept["error"] else "under way"

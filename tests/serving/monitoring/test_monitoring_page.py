@@ -101,7 +101,7 @@ def test_a_town_shows_states_figures_weeks_and_what_asks(run: Run, open_monitori
             await page.wait_for_function(READY, arg=3)
             assert await texts(page, "h3") == ["Zone north/east", "Z003", "Z001"]
             assert await texts(page, ".head .state") == ["harmed", "no data", "healthy"]
-            assert (await page.locator("section h2").inner_text()).startswith("Water: inflow")
+            assert (await page.locator("section h2").inner_text()).startswith("Water: Demand")
             assert await texts(page, ".asks li") == [
                 "A retraining is asked for: the forecasts got worse. 8 in place of 2."
             ]
@@ -119,12 +119,15 @@ def test_a_town_shows_states_figures_weeks_and_what_asks(run: Run, open_monitori
             assert await card.locator("svg .mark").count() == 12
             assert await card.locator("svg .mark.harmed").count() == 2
             assert await card.locator("svg .bar.over").count() == 2
-            assert await texts(page, ".card:first-child svg .version") == ["v2"]
+            assert await card.locator("svg .version").all_text_contents() == ["v2"]
             await card.locator("svg").focus()
             await page.keyboard.press("End")
             said = await card.locator(".said").inner_text()
-            assert said == "week of 26 Jan 2026: error 8, coverage 0 % · temperature 3.0 × · harmed · v2"
-            assert (await texts(page, ".hint"))[-1].startswith("No report yet of traffic (volume), demand")
+            assert (
+                said
+                == "week of 26 Jan 2026: error 8, coverage 0 % · temperature 3.0 \N{MULTIPLICATION SIGN} · harmed · v2"
+            )
+            assert (await texts(page, "main > .hint"))[0].startswith("No report yet of traffic (Volume), demand")
 
             # Found by state, name and weeks; the address keeps it.
             assert await texts(page, "#states button") == [

@@ -17,7 +17,7 @@ from features.domains import DOMAINS
 from serving.app import create_app
 from serving.metrics import SITE_STATES, Metrics
 from serving.monitoring.answers import MonitoringAnswers
-from serving.monitoring.figures import keep_report_figures
+from serving.monitoring.figures import keep_report_figures, last_retraining
 from serving.monitoring.report import MonitoringReport, report_from_json
 from serving.monitoring.report_store import ReportStore
 from serving.monitoring.schemas import ReportReply, SiteQuery
@@ -184,10 +184,10 @@ def test_weeks_follow_the_sites_own_calendar_through_a_change_of_its_clock() -> 
 
 
 def test_the_latest_reports_are_told_to_prometheus(watched: Any, run: Callable[[Any], Any]) -> None:
-    metrics, store = Metrics(), ReportStore(watched.data_dir / "monitoring" / "reports")
+    metrics = Metrics()
 
     async def work() -> None:
-        told = asyncio.create_task(keep_report_figures(store, (DOMAINS["water"],), metrics, every_s=60))
+        told = asyncio.create_task(keep_report_figures(watched.data_dir, (DOMAINS["water"],), metrics, every_s=60))
         while b"monitoring_report_timestamp_seconds{" not in metrics.text():
             await asyncio.sleep(0.01)
         told.cancel()
@@ -199,6 +199,24 @@ def test_the_latest_reports_are_told_to_prometheus(watched: Any, run: Callable[[
     assert 'towncast_monitoring_drifted{domain="water",of="feature",target="inflow"} 1.0' in text
     assert 'towncast_monitoring_asks_retraining{domain="water",kind="performance",target="inflow"} 1.0' in text
     assert 'towncast_monitoring_asks_retraining{domain="water",kind="schedule",target="inflow"} 0.0' in text
+
+
+def test_the_last_retraining_is_told_by_its_state(tmp_path: Path) -> None:
+    def keep(stamp: str, updated_s: float, **values: Any) -> None:
+        kept = {"step": "done", "given_up": "", "error": "", "updated_s": updated_s} | values
+        (tmp_path / f"water-{stamp}.json").write_text(json.dumps(kept))
+
+    assert last_retraining(tmp_path, "water") == ("", None)
+    keep("20260201T000000-1", 5.0, step="train")
+    assert last_retraining(tmp_path, "water") == ("under way", None)
+    keep("20260202T000000-1", 10.0)
+    assert last_retraining(tmp_path, "water") == ("done", 10.0)
+    keep("20260203T000000-1", 20.0, step="train", error="The disk is full")
+    assert last_retraining(tmp_path, "water") == ("failed", 10.0)
+    keep("20260204T000000-1", 30.0, step="train", error="The disk is full", given_up="three attempts")
+    (tmp_path / "water-20260205T000000-1.json").write_text("{")
+    assert last_retraining(tmp_path, "water") == ("given up", 10.0)
+    assert last_retraining(tmp_path, "wat") == ("", None)
 
 
 def test_a_reply_has_every_field_of_a_report() -> None:
