@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -176,21 +177,34 @@ class RealisedStore:
         return pd.DataFrame(columns=summary.columns) if found is None else found
 
     def replacing(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Those rows whose forecast is not held, or only as it was made earlier; `held` says which of both."""
+        """Those rows whose forecast is not held, or only as it was made earlier.
+
+        Args:
+            frame: Rows with one for each key.
+
+        Returns:
+            Them, and `held_s`, the latest `joined_s` of what is held in their place, NaN for nothing.
+        """
         bounds = float(frame["valid_s"].min()), float(frame["valid_s"].max()) + 1.0
         asked = frame[[*REALISED_KEY, "made_s", "median", "lower", "upper"]].assign(place=np.arange(len(frame)))
         same = " AND ".join(f"held.{name} = asked.{name}" for name in REALISED_KEY)
         # Of two that were made at the same moment one must win in whatever order they come.
         query = (
-            "SELECT place, count(held.site) > 0 AS held FROM asked LEFT JOIN rows AS held "
+            "SELECT place, max(held.joined_s) AS held_s FROM asked LEFT JOIN rows AS held "
             f"ON {same} GROUP BY place HAVING count(held.site) = 0 OR NOT bool_or("
             "(held.made_s, held.median, held.lower, held.upper) >= "
             "(asked.made_s, asked.median::FLOAT, asked.lower::FLOAT, asked.upper::FLOAT)) ORDER BY place"
         )
         found = self._ask(_Choice(*bounds), query, {"asked": asked}, last_only=False, leave_out=False)
         if found is None:
-            return frame.assign(held=False)
-        return frame.iloc[found["place"].to_numpy()].assign(held=found["held"].to_numpy())
+            return frame.assign(held_s=np.nan)
+        return frame.iloc[found["place"].to_numpy()].assign(held_s=found["held_s"].to_numpy(dtype=np.float64))
+
+    def waiting_count(self, *, after_s: float | None = None, until_s: float | None = None) -> int:
+        """How many rows have no actual, of those that are valid after one moment and up to another [s since 1970]."""
+        bounds = (None if at_s is None else math.floor(at_s) + 1.0 for at_s in (after_s, until_s))
+        found = self._ask(_Choice(*bounds), "SELECT count(*) AS number FROM rows WHERE actual IS NULL")
+        return 0 if found is None else int(found["number"].iloc[0])
 
     def of_steps(self, site_steps: pd.DataFrame) -> pd.DataFrame:
         """All rows, waiting or not, of some sites' steps.

@@ -194,8 +194,10 @@ def test_only_forecasts_that_are_new_replace_what_is_held(tmp_path: Path) -> Non
     assert len(store.replacing(rows)) == 4
     store.add(rows.iloc[:2])
     assert store.replacing(rows)["origin_s"].tolist() == rows["origin_s"].tolist()[2:]
+    assert store.replacing(rows)["held_s"].isna().all()
     later = rows.assign(made_s=rows["made_s"] + [1.0, -1.0, 0.0, 0.0])
     assert store.replacing(later)["origin_s"].tolist() == [rows["origin_s"].tolist()[place] for place in (0, 2, 3)]
+    assert store.replacing(later)["held_s"].tolist()[0] == 1.0
 
 
 def test_months_that_expired_take_no_more_rows(tmp_path: Path) -> None:
