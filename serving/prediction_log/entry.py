@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 import sqlalchemy as sql
 
 from serving.prediction_log.records import AnswerRecord, ForecastRecord, Record
@@ -47,37 +48,14 @@ def enter(connection: sql.Connection, entry: Entry) -> None:
 
 
 def _forecast_row(record: ForecastRecord) -> Row:
-    return (
-        record.name,
-        record.made_s,
-        record.domain,
-        record.target,
-        record.unit,
-        record.site,
-        record.origin_s,
-        record.step_s,
-        record.window,
-        record.model_version,
-        record.role,
-        record.runtime,
-        _as_json(record.levels),
-        record.values,
-    )
+    # The fields have the order of the columns.
+    *before, levels, values = msgspec.structs.astuple(record)
+    return *before, _as_json(levels), values
 
 
 def _answer_row(segment: str, line: int, record: AnswerRecord) -> Row:
-    return (
-        segment,
-        line,
-        record.request_id,
-        record.answered_s,
-        record.caller,
-        record.forecast,
-        record.steps,
-        record.latency_ms,
-        record.came,
-        _as_json(record.lowered_by),
-    )
+    *before, lowered_by = msgspec.structs.astuple(record)
+    return segment, line, *before, _as_json(lowered_by)
 
 
 @lru_cache(maxsize=256)

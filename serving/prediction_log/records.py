@@ -117,6 +117,15 @@ def from_lines(lines: bytes) -> Iterator[tuple[int, Record]]:
     The last line of a process that was killed may be cut off: it was never acknowledged, and is left out.
     """
     whole, _, _ = lines.rpartition(b"\n")
+    try:
+        # All at once takes a third of the time.
+        yield from enumerate(_DECODER.decode_lines(whole))
+    except msgspec.DecodeError:
+        yield from _one_by_one(whole)
+
+
+def _one_by_one(whole: bytes) -> Iterator[tuple[int, Record]]:
+    """The records of those lines that hold one."""
     for number, line in enumerate(whole.split(b"\n")):
         if line:
             try:

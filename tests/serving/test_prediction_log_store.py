@@ -20,10 +20,11 @@ from features.errors import StorageError
 from serving.app import create_app
 from serving.environment import read_environment
 from serving.prediction_log.log import PredictionLog
-from serving.prediction_log.records import AnswerRecord, ForecastRecord, Record, to_lines
+from serving.prediction_log.records import AnswerRecord, ForecastRecord, Record, from_lines, to_lines
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.prediction_log.store import PredictionStore
+from serving.prediction_log.tables import ANSWERS, FORECASTS
 
 DAY_S = 86_400.0
 
@@ -104,6 +105,17 @@ def test_what_is_entered_twice_in_any_order_is_there_once(store: PredictionStore
     assert store.count() == {"forecasts": 2, "answers": 3}
     assert store.answers("r1") == [(given(1), forecast(1))]
     assert store.answers("r3")[0][1] == forecast(1)
+
+
+def test_the_fields_of_records_have_the_order_of_the_columns() -> None:
+    assert ForecastRecord.__struct_fields__ == tuple(FORECASTS.columns.keys())
+    assert ("segment", "line", *AnswerRecord.__struct_fields__) == tuple(ANSWERS.columns.keys())
+
+
+def test_a_line_that_is_none_costs_no_other(store: PredictionStore) -> None:
+    first, second = to_lines([forecast(1), given(1)]), to_lines([forecast(2), given(2)])
+    store.add("segment", from_lines(first + first[:40] + b"\n" + second))
+    assert store.count() == {"forecasts": 2, "answers": 2}
 
 
 def test_nothing_of_a_segment_is_entered_where_a_part_cannot_be(store: PredictionStore) -> None:
