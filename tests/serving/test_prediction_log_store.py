@@ -207,22 +207,64 @@ def test_old_records_go_some_at_a_time(store: PredictionStore) -> None:
     assert [one["answers"] for one in removed] == [4, 4, 2, 0, 0, 0, 0]
 
 
+class Time:
+    """A clock, and the time that passes."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s, self.passed_s = now_s, 0.0
+
+    def go_on(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.passed_s += seconds
+
+    def retention(self, store: PredictionStore, *, days: float) -> Retention:
+        return Retention(store, days=days, clock=lambda: self.now_s, passed=lambda: self.passed_s)
+
+
 def test_retention_removes_until_nothing_is_left_and_looks_again_after_an_hour(store: PredictionStore) -> None:
     store.add("a", lines(*(record for number in range(10) for record in (forecast(number), given(number)))))
-    now_s = 2004.0 + 10 * DAY_S
-    keeping = Retention(store, days=10, clock=lambda: now_s)
+    time = Time(2004.0 + 10 * DAY_S)
+    keeping = time.retention(store, days=10)
     assert keeping.turn() == {"forecasts": 4, "answers": 4}
     assert keeping.turn() == {"forecasts": 0, "answers": 0}
-    now_s += 1800.0
+    time.go_on(1800.0)
     assert keeping.turn() == {}
-    now_s += 1800.0
+    time.go_on(1800.0)
     assert keeping.turn() == {"forecasts": 6, "answers": 6}
-    # A clock that jumps back by years removes nothing, and does not end the removal.
-    store.add("b", lines(given(1)))
-    now_s = 3000.0
+
+
+@pytest.mark.parametrize("jump_s", [3 * 365 * DAY_S, -9 * DAY_S])
+def test_a_clock_that_jumps_removes_nothing_for_an_hour(
+    store: PredictionStore, jump_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.add("a", lines(forecast(1), given(1)))
+    time = Time(DAY_S)
+    keeping = time.retention(store, days=10)
     assert keeping.turn() == {"forecasts": 0, "answers": 0}
-    now_s += 20 * DAY_S
-    assert keeping.turn() == {"forecasts": 0, "answers": 1}
+    time.go_on(3600.0)
+    time.now_s += jump_s
+    assert keeping.turn() == {}
+    assert "clock has jumped" in caplog.text
+    time.go_on(1800.0)
+    time.now_s -= jump_s  # somebody sets it right
+    assert keeping.turn() == {}
+    time.go_on(3600.0)
+    assert keeping.turn() == {"forecasts": 0, "answers": 0}
+    assert store.count() == {"forecasts": 1, "answers": 1}
+
+
+def test_a_database_that_is_away_is_asked_again_after_a_minute(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    path.mkdir()  # no database can be opened here
+    time = Time(9e9)
+    with closing(PredictionStore(f"sqlite:///{path}")) as store:
+        keeping = time.retention(store, days=10)
+        with pytest.raises(StorageError):
+            keeping.turn()
+        assert keeping.turn() == {}
+        path.rmdir()
+        time.go_on(60.0)
+        assert keeping.turn() == {"forecasts": 0, "answers": 0}
 
 
 def test_nothing_is_removed_where_all_is_kept(store: PredictionStore) -> None:
