@@ -16,7 +16,8 @@ from features.store import ReadingStore
 from features.stored_files import one_writer
 from serving.monitoring.join_state import JoinState, read_state, write_state
 from serving.monitoring.realised import REALISED_KEY
-from serving.monitoring.realised_store import NOMINAL, RealisedStore
+from serving.monitoring.realised_rows import NOMINAL
+from serving.monitoring.realised_store import RealisedStore
 from serving.monitoring.settings import MonitoringSettings
 from serving.prediction_log.batches import ForecastBatch
 from serving.prediction_log.store import PredictionStore
@@ -308,10 +309,8 @@ class _Join:
             ended = pd.concat([touched, touched.assign(number=touched["number"] + 1)]).drop_duplicates()
             ended = ended[ended["number"] * step_s <= self.now_s]
             months = (ended["number"] * step_s).to_numpy(dtype="datetime64[s]").astype("datetime64[M]")
-            held = set(self.realised.months())
-            for month, part in ended.groupby(months.astype(str)):
-                if month in held:
-                    self._renew(self.realised.of_steps(part))
+            for month in self.realised.months():
+                self._renew(self.realised.of_steps(ended[months.astype(str) == month]))
         early = touched[begin_s + 2 * step_s > self.now_s].sort_values("number", kind="stable").head(_MOST_EARLY)
         return {str(site): tuple(numbers) for site, numbers in early.groupby("site")["number"].agg(list).items()}
 
@@ -350,10 +349,11 @@ class _Join:
         valid_s = rows["valid_s"].to_numpy(dtype=np.int64)
         actual: npt.NDArray[np.float64] = np.full(len(rows), np.nan)
         months = valid_s.astype("datetime64[s]").astype("datetime64[M]").astype(np.int64)
-        group = pd.DataFrame({"month": months, "phase": valid_s % self.domain.step_s})[valid_s <= self.now_s]
-        for (_, phase_s), part in group.groupby(["month", "phase"]):
-            places = part.index.to_numpy()
-            actual[places] = self._actuals_between(rows["site"].to_numpy()[places], valid_s[places], int(phase_s))
+        phase_s = valid_s % self.domain.step_s
+        for month, phase in sorted(set(zip(months.tolist(), phase_s.tolist(), strict=True))):
+            places = np.flatnonzero((months == month) & (phase_s == phase) & (valid_s <= self.now_s))
+            if len(places):
+                actual[places] = self._actuals_between(rows["site"].to_numpy()[places], valid_s[places], phase)
         return actual
 
     def _actuals_between(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from features.errors import DataError
 from features.files import storage_errors, whole_file
@@ -23,32 +20,19 @@ from features.store import ReadingStore
 from features.stored_files import MOST_TRIES, StoredFiles
 from features.vocabulary import Domain
 from serving.monitoring.realised import REALISED_COLUMNS, REALISED_KEY
+from serving.monitoring.realised_rows import (
+    LAST_ONLY,
+    NOMINAL,
+    ORDER,
+    Choice,
+    as_read,
+    as_stored,
+    nothing,
+    rows_hash,
+    rows_of,
+)
 from serving.monitoring.realised_summary import GROUPS, Summary, summary_query
 
-NOMINAL = "nominal"
-"""Share of the actuals that the interval promises to hold (0 to 1), NaN where unknown: kept beside REALISED_COLUMNS."""
-_TYPES: dict[str, pa.DataType] = {
-    "site": pa.string(),
-    "model_version": pa.string(),
-    "role": pa.string(),
-    "origin_s": pa.int64(),
-    "steps": pa.int16(),
-    "valid_s": pa.int64(),
-    "actual": pa.float32(),
-    "median": pa.float32(),
-    "lower": pa.float32(),
-    "upper": pa.float32(),
-    "made_s": pa.float64(),
-    "joined_s": pa.float64(),
-    NOMINAL: pa.float64(),
-}
-_SCHEMA = pa.schema(list(_TYPES.items()))
-_KEY = ", ".join(REALISED_KEY)
-# A total order: which row is the last one must not hang on the order of the files.
-_LAST_FIRST = "joined_s DESC, made_s DESC, actual DESC NULLS LAST, median DESC, lower DESC, upper DESC"
-_LAST_ONLY = f"QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY {_LAST_FIRST}) = 1"
-_ORDER = "valid_s, site, steps, origin_s, model_version, role"
-_WIDE = {"actual", "median", "lower", "upper", NOMINAL}
 _MANY_FILES = 32
 _DAY_S = 86_400
 
@@ -88,8 +72,8 @@ class RealisedStore:
         frame = frame[frame["valid_s"] >= self._expired_s()]
         months = frame["valid_s"].to_numpy(dtype="datetime64[s]").astype("datetime64[M]").astype(str)
         for month, rows in frame.groupby(months, sort=True):
-            files, stored = self._month(str(month)), _as_stored(rows)
-            files.write(stored, name=_rows_hash(stored))
+            files, stored = self._month(str(month)), as_stored(rows)
+            files.write(stored, name=rows_hash(stored))
             if len(files.live()) >= _MANY_FILES:
                 files.merge()
         return len(frame)
@@ -119,7 +103,7 @@ class RealisedStore:
         Raises:
             DataError: A stored file is damaged.
         """
-        chosen = _Choice(since_s, until_s, sites, steps, roles, model_version)
+        chosen = Choice(since_s, until_s, sites, steps, roles, model_version)
         return self._rows(chosen, "actual IS NOT NULL", columns)
 
     def waiting(
@@ -134,7 +118,7 @@ class RealisedStore:
         columns: Sequence[str] = REALISED_COLUMNS,
     ) -> pd.DataFrame:
         """Rows whose actual has not come, also those that were given up; arguments as of `read`."""
-        chosen = _Choice(since_s, until_s, sites, steps, roles, model_version)
+        chosen = Choice(since_s, until_s, sites, steps, roles, model_version)
         return self._rows(chosen, "actual IS NULL", columns)
 
     def summary(
@@ -173,7 +157,7 @@ class RealisedStore:
         )
         query, tables = summary_query(summary)
         roles = None if role is None else (role,)
-        found = self._ask(_Choice(since_s, until_s, sites, None, roles, None), query, tables)
+        found = self._ask(Choice(since_s, until_s, sites, None, roles, None), query, tables)
         return pd.DataFrame(columns=summary.columns) if found is None else found
 
     def replacing(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -195,15 +179,15 @@ class RealisedStore:
             "(held.made_s, held.median, held.lower, held.upper) >= "
             "(asked.made_s, asked.median::FLOAT, asked.lower::FLOAT, asked.upper::FLOAT)) ORDER BY place"
         )
-        found = self._ask(_Choice(*bounds), query, {"asked": asked}, last_only=False, leave_out=False)
+        found = self._ask(Choice(*bounds), query, {"asked": asked}, last_only=False, leave_out=False)
         if found is None:
             return frame.assign(held_s=np.nan)
         return frame.iloc[found["place"].to_numpy()].assign(held_s=found["held_s"].to_numpy(dtype=np.float64))
 
     def waiting_count(self, *, after_s: float | None = None, until_s: float | None = None) -> int:
         """How many rows have no actual, of those that are valid after one moment and up to another [s since 1970]."""
-        bounds = (None if at_s is None else math.floor(at_s) + 1.0 for at_s in (after_s, until_s))
-        found = self._ask(_Choice(*bounds), "SELECT count(*) AS number FROM rows WHERE actual IS NULL")
+        first, last = (None if at_s is None else math.floor(at_s) + 1.0 for at_s in (after_s, until_s))
+        found = self._ask(Choice(first, last), "SELECT count(*) AS number FROM rows WHERE actual IS NULL")
         return 0 if found is None else int(found["number"].iloc[0])
 
     def of_steps(self, site_steps: pd.DataFrame) -> pd.DataFrame:
@@ -214,15 +198,15 @@ class RealisedStore:
         """
         columns, step_s = [*REALISED_COLUMNS, NOMINAL], self.domain.step_s
         if not len(site_steps):
-            return _nothing(columns)
+            return nothing(columns)
         first, last = int(site_steps["number"].min()), int(site_steps["number"].max())
         query = (
-            f"SELECT {_as_read(columns)} FROM rows SEMI JOIN asked "
-            f"ON rows.site = asked.site AND rows.valid_s // {step_s} = asked.number ORDER BY {_ORDER}"
+            f"SELECT {as_read(columns)} FROM rows SEMI JOIN asked "
+            f"ON rows.site = asked.site AND rows.valid_s // {step_s} = asked.number ORDER BY {ORDER}"
         )
-        choice = _Choice(float(first * step_s), float((last + 1) * step_s))
+        choice = Choice(float(first * step_s), float((last + 1) * step_s))
         found = self._ask(choice, query, {"asked": site_steps}, leave_out=False)
-        return _nothing(columns) if found is None else found
+        return nothing(columns) if found is None else found
 
     def months(self) -> list[str]:
         """Months with rows, such as `2026-02`, in order."""
@@ -280,7 +264,7 @@ class RealisedStore:
 
     def _month(self, month: str) -> StoredFiles:
         if month not in self._of_month:
-            self._of_month[month] = StoredFiles(self.folder / month, order=_ORDER, only=_LAST_ONLY)
+            self._of_month[month] = StoredFiles(self.folder / month, order=ORDER, only=LAST_ONLY)
         return self._of_month[month]
 
     def _months(self, since_s: float | None, until_s: float | None) -> list[str]:
@@ -295,13 +279,13 @@ class RealisedStore:
         )
         return [name for name in found if (first is None or name >= first) and (last is None or name <= last)]
 
-    def _rows(self, choice: _Choice, test: str, columns: Sequence[str]) -> pd.DataFrame:
-        found = self._ask(choice, f"SELECT {_as_read(columns)} FROM rows WHERE {test} ORDER BY {_ORDER}")
-        return _nothing(columns) if found is None else found
+    def _rows(self, choice: Choice, test: str, columns: Sequence[str]) -> pd.DataFrame:
+        found = self._ask(choice, f"SELECT {as_read(columns)} FROM rows WHERE {test} ORDER BY {ORDER}")
+        return nothing(columns) if found is None else found
 
     def _ask(
         self,
-        choice: _Choice,
+        choice: Choice,
         query: str,
         tables: dict[str, pd.DataFrame] | None = None,
         *,
@@ -324,7 +308,7 @@ class RealisedStore:
             if not files:
                 return None
             try:
-                rows, values = _rows_of(months, choice, left_out, last_only=last_only)
+                rows, values = rows_of(months, choice, left_out, last_only=last_only)
                 with _database(os.getpid()).cursor() as connection:
                     for name, table in (tables or {}).items():
                         connection.register(name, table)
@@ -339,82 +323,6 @@ class RealisedStore:
                     remedy="Remove the folder of that month and its join.json: it is joined again from the log.",
                 ) from error
         raise AssertionError("the last attempt returns or raises")
-
-
-class _Choice:
-    """Which rows are asked for; what it tests is the same for rows that replace each other."""
-
-    def __init__(
-        self,
-        since_s: float | None = None,
-        until_s: float | None = None,
-        sites: Collection[str] | None = None,
-        steps: Collection[int] | None = None,
-        roles: Collection[str] | None = None,
-        model_version: str | None = None,
-    ) -> None:
-        self.since_s, self.until_s = since_s, until_s
-        tests = (
-            ("valid_s >= ?", since_s),
-            ("valid_s < ?", until_s),
-            ("site IN (SELECT unnest(?::VARCHAR[]))", None if sites is None else list(sites)),
-            ("list_contains(?, steps)", None if steps is None else list(steps)),
-            ("list_contains(?, role)", None if roles is None else list(roles)),
-            ("model_version = ?", model_version),
-        )
-        self.tests = [test for test, value in tests if value is not None]
-        self.values = [value for _, value in tests if value is not None]
-
-
-def _rows_of(
-    months: Sequence[Sequence[Path]], choice: _Choice, left_out: frozenset[str], *, last_only: bool
-) -> tuple[str, list[Any]]:
-    """SQL of the chosen rows of some months, and its values; a month of one file has none that replace others."""
-    tests = [*choice.tests, *(["site NOT IN (SELECT unnest(?::VARCHAR[]))"] if left_out else [])]
-    values = [*choice.values, *([sorted(left_out)] if left_out else [])]
-    where = f"WHERE {' AND '.join(tests)}" if tests else ""
-    parts: list[str] = []
-    given: list[Any] = []
-    alone = [file for files in months if len(files) == 1 or not last_only for file in files]
-    if alone:
-        parts.append(f"SELECT * FROM read_parquet(?) {where}")
-        given += [[str(file) for file in alone], *values]
-    for files in months if last_only else ():
-        if len(files) > 1:
-            # No key is twice in a file: what replaces and is replaced is found by looking into the small ones.
-            ordered = sorted(files, key=lambda file: file.stat().st_size)
-            small = f"(SELECT * FROM read_parquet(?) {where})"
-            large = f"(SELECT * FROM read_parquet(?) {where}) AS large"
-            of_small, of_large = [[str(file) for file in ordered[:-1]], *values], [[str(ordered[-1])], *values]
-            parts.append(f"SELECT * FROM {large} ANTI JOIN {small} AS small USING ({_KEY})")
-            parts.append(
-                f"SELECT * FROM (SELECT * FROM {small} UNION ALL "
-                f"SELECT * FROM {large} SEMI JOIN {small} AS small USING ({_KEY})) {_LAST_ONLY}"
-            )
-            given += [*of_large, *of_small, *of_small, *of_large, *of_small]
-    return " UNION ALL ".join(parts), given
-
-
-def _as_read(columns: Sequence[str]) -> str:
-    return ", ".join(f"{name}::DOUBLE AS {name}" if name in _WIDE else name for name in columns)
-
-
-def _as_stored(rows: pd.DataFrame) -> pd.DataFrame:
-    if NOMINAL not in rows:
-        rows = rows.assign(**{NOMINAL: np.nan})
-    types = {name: kind.to_pandas_dtype() for name, kind in _TYPES.items() if not pa.types.is_string(kind)}
-    stored: pd.DataFrame = rows[list(_TYPES)].astype(types).sort_values(_ORDER.split(", "), kind="stable")
-    return stored
-
-
-def _rows_hash(rows: pd.DataFrame) -> str:
-    hashes = np.sort(pd.util.hash_pandas_object(rows, index=False).to_numpy())
-    return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
-
-
-def _nothing(columns: Sequence[str]) -> pd.DataFrame:
-    empty: pd.DataFrame = _SCHEMA.empty_table().to_pandas()[list(columns)]
-    return empty.astype({name: np.float64 for name in columns if name in _WIDE})
 
 
 @functools.cache
