@@ -44,7 +44,7 @@ ANSWERS = sql.Table(
     sql.Column("came", sql.String, nullable=False),
     sql.Column("lowered_by", sql.JSON, nullable=False),
 )
-# Of all workers, which may open the log at the same moment; any number that nobody else takes.
+# Any number that nobody else takes.
 _LOCK = 0x746F776E
 
 
@@ -54,8 +54,8 @@ def make_tables(connection: sql.Connection) -> None:
     Tables that an earlier version made stay as they are; their keys are shorter, and hold as well.
     """
     on_server = connection.dialect.name == "postgresql"
-    if on_server:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    # One worker after the other: all may open the log at the same moment.
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})" if on_server else "BEGIN IMMEDIATE")
     TABLES.create_all(connection)
     for table in TABLES.tables.values():
         for index in table.indexes:

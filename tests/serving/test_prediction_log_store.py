@@ -3,10 +3,12 @@
 import logging
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import msgspec
@@ -105,6 +107,20 @@ def test_what_is_entered_twice_in_any_order_is_there_once(store: PredictionStore
     assert store.count() == {"forecasts": 2, "answers": 3}
     assert store.answers("r1") == [(given(1), forecast(1))]
     assert store.answers("r3")[0][1] == forecast(1)
+
+
+def test_many_workers_open_the_log_at_the_same_moment(url: str) -> None:
+    together = Barrier(6)
+
+    def work(number: int) -> int:
+        with closing(PredictionStore(url)) as store:
+            together.wait()
+            return store.add(f"segment-{number}", lines(forecast(1), given(number)))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(work, range(6))) == [2] * 6
+    with closing(PredictionStore(url)) as store:
+        assert store.count() == {"forecasts": 1, "answers": 6}
 
 
 def test_the_fields_of_records_have_the_order_of_the_columns() -> None:
