@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from features.card import INTERVALS_UNTIL, TRAINED_UNTIL
+from features.card import FORGETS_BEFORE, INTERVALS_UNTIL, TRAINED_UNTIL
 from features.domains import DOMAINS
 from features.feast_repository import training_service
 from features.files import make_folder
@@ -34,6 +34,7 @@ from training.calibrate import adapt_to_test
 from training.families import Accelerator, Workplace, make_forecaster
 from training.gate import GateRules, Verdict
 from training.graph_forecaster import GraphForecaster, open_graph
+from training.models.forgetting import breaks_of, forget_breaks
 from training.recipes import Recipe
 from training.registry import ModelRegistry, Registered
 from training.tracking import Tracking
@@ -205,6 +206,10 @@ def train_target(
         )
 
 
+def _day_of(moment_s: int) -> str:
+    return str(np.datetime64(moment_s, "s").astype("datetime64[D]"))
+
+
 def _length(test_days: float | None) -> str:
     return "last fifth" if test_days is None else f"last {test_days:g} days"
 
@@ -235,6 +240,10 @@ def _fit_and_register(
     resumed = ", going on from a checkpoint" if (checkpoints / "last.ckpt").exists() else ""
     with steps.step(f"Training: {recipe.family}, recipe {recipe.name}{resumed}", spinner=False):
         forecaster.fit(splits, seed=recipe.seed)
+    fitted = forecaster
+    with steps.step("Breaks: sites that became another, whose past is to be forgotten") as say:
+        forecaster = forget_breaks(fitted, splits.test)
+        say(", ".join(f"{one.site} from {_day_of(one.since_s)}" for one in breaks_of(forecaster)) or "none")
     with steps.step("Judging against the seasonal profile on the test"):
         intervals, quantiles = adapt_to_test(forecaster, splits)
         judgement = judge_quantiles(quantiles, splits.test, levels=forecaster.levels)
@@ -253,7 +262,11 @@ def _fit_and_register(
                 judgement,
                 folder / "artifact",
                 speeds=_speeds(prepared.store, splits.train.panel),
-                trained={**trained_on, INTERVALS_UNTIL: str(_last_target_s(splits.test))},
+                trained={
+                    **trained_on,
+                    INTERVALS_UNTIL: str(_last_target_s(splits.test)),
+                    **{f"{FORGETS_BEFORE}{one.site}": str(one.since_s) for one in breaks_of(forecaster)},
+                },
             )
             say(f"largest difference {card.parity.largest_relative:.1e} of at most {card.parity.tolerance:.0e}")
         registry = ModelRegistry(tracking)
@@ -267,7 +280,7 @@ def _fit_and_register(
             )
             say(trained.outcome)
         with steps.step("Report: by horizon, site, hour and month; fairness, costs, what the model looks at"):
-            report_run(tracking, run_id, forecaster, judgement, card, verdict=trained.verdict, seed=recipe.seed)
+            report_run(tracking, run_id, fitted, judgement, card, verdict=trained.verdict, seed=recipe.seed)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return trained
 

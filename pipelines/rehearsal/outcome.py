@@ -18,7 +18,7 @@ from pipelines.rehearsal.jobs import cause_of
 from pipelines.rehearsal.replay import Story
 from pipelines.settings import Settings
 from serving.monitoring.realised_store import NOMINAL, RealisedStore
-from training.recent import splits_between
+from training.span import splits_between
 from training.window_set import WindowSet
 
 _DAY_S, _WEEK_S = 86400, 7 * 86400

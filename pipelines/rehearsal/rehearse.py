@@ -46,6 +46,7 @@ class RehearsalPlan:
         folder: Where readings, models and the diary of the rehearsal are kept, apart from all others.
         data: Folder or file of a published data set; None for readings that simulators make.
         weeks: Length of the replay; it ends with the last reading.
+        train_weeks: How many weeks before it the first champion knows at most.
         kinds: What is done to the readings, in order.
         recipe: How models are trained.
         origins_per_day: How often a day readings come in and forecasts are asked for.
@@ -59,6 +60,7 @@ class RehearsalPlan:
     folder: Path
     data: Path | None = None
     weeks: int = 26
+    train_weeks: int = 60
     kinds: tuple[str, ...] = USUAL_KINDS
     recipe: str = "quick"
     origins_per_day: int = 2
@@ -235,7 +237,8 @@ def harmed_story(story: Story, harms: Sequence[Harm]) -> Story:
 
 
 def _first_champion(plan: RehearsalPlan, story: Story, diary: Diary, *, settings: Settings, console: Console) -> Diary:
-    known = story.until(pd.Timestamp(diary.begin_s, unit="s", tz="UTC"))
+    begin = pd.Timestamp(diary.begin_s, unit="s", tz="UTC")
+    known = story.between(begin - plan.train_weeks * 7 * _DAY, begin)
     ingest_parsed(story.as_parsed(known), story.domain, root=settings.readings_dir)
     trained = train_domain(plan.domain, settings=settings, console=console, recipe_name=plan.recipe)
     if not any(model.champion for model in trained.models):
