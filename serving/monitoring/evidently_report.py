@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.errors import NotEnoughDataError
+from features.errors import NotEnoughDataError, TowncastError
 from features.files import whole_file
 
 ACTUAL, FORECAST = "actual", "median"
 """Columns that Evidently's regression section is about, as realised forecasts call them."""
 _FEWEST_ROWS = 10
+
+
+class MissingEvidentlyError(TowncastError):
+    """Evidently is not installed."""
 
 
 def write_report(
@@ -37,6 +41,7 @@ def write_report(
         The path.
 
     Raises:
+        MissingEvidentlyError: Evidently is not installed.
         NotEnoughDataError: A table has fewer than ten rows, or they share no column with values.
         StorageError: The folder cannot be written or the disk is full; nothing was half-written.
     """
@@ -82,8 +87,12 @@ def _page(reference: pd.DataFrame, recent: pd.DataFrame, *, with_errors: bool) -
     # It warns of its own and its dependencies' ways, and of divisions by zero in columns that are constant.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        from evidently import DataDefinition, Dataset, Regression, Report
-        from evidently.presets import DataDriftPreset, DataSummaryPreset, RegressionPreset
+        try:
+            from evidently import DataDefinition, Dataset, Regression, Report
+            from evidently.presets import DataDriftPreset, DataSummaryPreset, RegressionPreset
+        except ImportError as error:
+            remedy = 'Install it: pip install "towncast[monitor]". Monitoring itself needs it not.'
+            raise MissingEvidentlyError("Evidently is not installed", found=str(error), remedy=remedy) from error
 
         names = [name for name in reference.columns if not pd.api.types.is_numeric_dtype(reference[name])]
         numbers = [name for name in reference.columns if name not in names]

@@ -1,6 +1,7 @@
 """Evidently's page: written whole, from few rows or many, with errors where there are forecasts."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from features.errors import NotEnoughDataError
-from serving.monitoring.evidently_report import write_report
+from serving.monitoring.evidently_report import MissingEvidentlyError, write_report
 
 
 def table(rows: int, *, shift: float, seed: int = 0) -> pd.DataFrame:
@@ -43,6 +44,13 @@ def test_a_page_is_written_of_drift_and_errors(tmp_path: Path) -> None:
     inputs = ["site", "temperature"]
     write_report(table(40, shift=0.0)[inputs], table(40, shift=0.0, seed=2)[inputs], path, rng=rng)
     assert "Regression Model Performance" not in path.read_text(encoding="utf-8")
+
+
+def test_without_evidently_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "evidently", None)
+    with pytest.raises(MissingEvidentlyError, match=r"towncast\[monitor\]"):
+        write_report(table(40, shift=0.0), table(40, shift=0.0), tmp_path / "page.html", rng=np.random.default_rng(0))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, ["temperature"]), (40, ["valid_at", "unmeasured"])])
