@@ -25,6 +25,7 @@ from serving.metrics import Metrics
 from serving.metrics_folder import shared_folder
 from serving.monitoring.answers import MonitoringAnswers
 from serving.monitoring.figures import keep_report_figures
+from serving.monitoring.keeper import ActualsKeeper
 from serving.prediction_log.log import PredictionLog
 from serving.releases.plans import SHADOW, Standing
 from serving.routes.data import data_answers, data_routes
@@ -82,6 +83,7 @@ class Gateway:
         self.sessions = sessions or SimulationSessions(open_store(settings))
         self.tracing = Tracing(environment.observability)
         self.log = PredictionLog(environment.prediction_log)
+        self.actuals = ActualsKeeper(self.town.domains, self.log.store, self.metrics, environment.monitoring)
         self.inflow = Inflow(environment.inflow, self.metrics, windows=self.town.windows)
         self.hub = LiveHub(self.town, environment.live)
         self.ahead = ForecastsAhead(self.town)
@@ -101,6 +103,8 @@ class Gateway:
         self.hub.start()
         if self.environment.serving.forecast_ahead:
             self.ahead.start()
+        if self.log.on:
+            self.actuals.start(self.town.news)
         self.metrics.look_first(self._look)
         loop = asyncio.get_running_loop()
         endless = (
@@ -135,6 +139,7 @@ class Gateway:
         await self.inflow.close()
         self.sessions.close()
         await self.ahead.close()
+        await self.actuals.close()
         await self.town.close()
         await asyncio.to_thread(self.log.close)
         await self.security.close()

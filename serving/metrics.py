@@ -38,7 +38,7 @@ _DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 7200.0, 21600.0, 8640
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _TOLD_EVERY_S = 1.0
 # How the gauges of several workers are put together; those of workers that have ended are left out.
-_Together = Literal["livesum", "livemax", "livemin"]
+_Together = Literal["livesum", "livemax", "livemin", "livemostrecent"]
 # One where it holds and nothing where not: what has never held, or does no more, is left out.
 _NAMED_ONLY_WHILE_TRUE = ("towncast_model_info",)
 
@@ -141,6 +141,29 @@ class Metrics:
 
     def _add_reports(self) -> None:
         target, gauge = ("domain", "target"), self._gauge
+        self._realised = gauge(
+            "realised_error",
+            "The champion's error over its last days: mae and bias [unit], mape [%]",
+            *target,
+            "horizon",
+            "statistic",
+            together="livemostrecent",
+        )
+        self._coverage = gauge(
+            "realised_coverage_ratio",
+            "Share of the actuals inside the champion's interval over its last days",
+            *target,
+            "horizon",
+            together="livemostrecent",
+        )
+        self._waiting = gauge(
+            "realised_waiting_steps", "Forecast steps that wait for an actual", *target, together="livemostrecent"
+        )
+        self._joined_at = gauge(
+            "realised_joined_timestamp_seconds", "When forecasts were joined last", *target, together="livemax"
+        )
+        self._joined = self._counter("realised_steps", "Forecast steps by what a join did", *target, "outcome")
+        self._join_failures = self._counter("realised_join_failures", "Joins that failed", *target)
         self._site_states = gauge(
             "monitoring_sites", "Sites by what the latest report says of them", *target, "state", together="livemax"
         )
@@ -253,6 +276,25 @@ class Metrics:
         """Say how old the last readings of a domain's sites are [s]."""
         for statistic, age_s in (("newest", newest_s), ("median", median_s), ("oldest", oldest_s)):
             self._age.labels(domain, statistic).set(age_s)
+
+    def set_realised(
+        self, domain: str, target: str, horizon: str, *, mae: float, bias: float, mape_percent: float, coverage: float
+    ) -> None:
+        """Say how the champion's last forecasts did: errors [unit], [%], and coverage (0 to 1); NaN for unknown."""
+        for statistic, value in (("mae", mae), ("bias", bias), ("mape", mape_percent)):
+            self._realised.labels(domain, target, horizon, statistic).set(value)
+        self._coverage.labels(domain, target, horizon).set(coverage)
+
+    def count_realised(self, domain: str, target: str, outcomes: Mapping[str, int], *, waiting: int) -> None:
+        """Count forecast steps by what a join did with them, such as `joined` or `never`, and say how many wait."""
+        for outcome, number in outcomes.items():
+            self._joined.add((domain, target, outcome), number)
+        self._waiting.labels(domain, target).set(waiting)
+        self._joined_at.labels(domain, target).set(time.time())
+
+    def count_join_failure(self, domain: str, target: str) -> None:
+        """Count a join that failed."""
+        self._join_failures.add((domain, target))
 
     def set_site_states(self, domain: str, target: str, sites: Mapping[str, int]) -> None:
         """Say how many sites are in each state, see `SITE_STATES`, by the latest monitoring report."""
