@@ -22,7 +22,7 @@ from features.store import ReadingStore
 from features.vocabulary import Domain, Quantity
 from pipelines.alerts import open_desk
 from pipelines.ingest import ingest_published
-from pipelines.job_errors import job_errors
+from pipelines.job_errors import job_errors, refuse_missing_registry
 from pipelines.prepare import Prepared, find_recipe, prepare, simulate_readings
 from pipelines.promote import keep_verdict
 from pipelines.retraining_outcome import RetrainOutcome, alert_of, alert_of_failure, outcome_of
@@ -86,7 +86,7 @@ def retrain(
     store = RetrainingStore(settings.retraining_dir)
     with store.alone(name, wait_s=settings.retrain_wait_s):
         with job_errors():
-            _refuse_missing_registry(domain, store, settings)
+            _refuse_lost_models(domain, store, settings)
             state = _taken_up(store, domain, settings, data=data, recipe=recipe_name, trials=trials, now_s=now)
             resumed = state is not None
             state = state or new_state(
@@ -102,7 +102,7 @@ def retrain(
         return job.run(resumed=resumed, now_s=now)
 
 
-def _refuse_missing_registry(domain: Domain, store: RetrainingStore, settings: ScheduleSettings) -> None:
+def _refuse_lost_models(domain: Domain, store: RetrainingStore, settings: ScheduleSettings) -> None:
     """A registry that is gone must not be made anew behind everybody's back: an empty one has no champion to beat."""
     names = [model_name(domain, target) for target in domain.targets]
     found = ReleaseRegistry(settings.tracking_uri).standings(names)
@@ -208,6 +208,7 @@ class _Retraining:
         if self._state.step != step:
             self._save(step=step)
         self._on_step(step, target)
+        refuse_missing_registry(self._settings.tracking_uri)
 
     def _keep_error(self, error: Exception) -> None:
         with contextlib.suppress(StorageError):  # of a full disk too: the state of before stays
