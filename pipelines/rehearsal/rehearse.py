@@ -20,6 +20,7 @@ from features.store import ReadingStore
 from features.vocabulary import Domain
 from pipelines.ingest import ingest_parsed
 from pipelines.prepare import prepare
+from pipelines.promote import promote_version
 from pipelines.rehearsal.diary import Diary, Event, Harm, Rehearsed, read_diary
 from pipelines.rehearsal.injections import KINDS, Injection, inject
 from pipelines.rehearsal.jobs import look, newest_version, retrain_now, wait_for_log
@@ -241,14 +242,20 @@ def _first_champion(plan: RehearsalPlan, story: Story, diary: Diary, *, settings
     known = story.between(begin - plan.train_weeks * 7 * _DAY, begin)
     ingest_parsed(story.as_parsed(known), story.domain, root=settings.readings_dir)
     trained = train_domain(plan.domain, settings=settings, console=console, recipe_name=plan.recipe)
-    if not any(model.champion for model in trained.models):
-        raise InvalidParameterError(
-            parameter="recipe",
-            provided=plan.recipe,
-            allowed="a recipe that passes the gate on these readings",
-            fact="The first model did not pass the gate: there is nothing to serve",
-            remedy="See the table above, and choose another recipe with --recipe.",
-        )
+    for model in trained.models:
+        if not model.champion:
+            console.print(
+                f"[yellow]The gate refuses the first model, which serves all the same:[/] {model.verdict.reason}"
+            )
+            promote_version(
+                plan.domain,
+                settings=settings,
+                console=console,
+                target=model.target.name,
+                version=model.registered.version,
+                force=True,
+                reason="the first champion of a rehearsal",
+            )
     version = newest_version(story.domain, settings)
     event = Event(at_s=diary.begin_s, kind="trained", words="the first champion", model_version=version)
     return diary.with_event(event)
