@@ -6,7 +6,7 @@ import { number } from "./words.js";
 const WEEK_S = 7 * 86400;
 const LEFT = 40, RIGHT = 10, TOP = 14;
 const ROWS = { error: [18, 58], coverage: [100, 42], drift: [166, 34] };
-const MARKS = 206;
+const MARKS = 206, MUCH = 4;
 export const HEIGHT = 234;
 const MONTH = new Intl.DateTimeFormat("en-GB", { month: "short", timeZone: "UTC" });
 const YEAR = new Intl.DateTimeFormat("en-GB", { month: "short", year: "2-digit", timeZone: "UTC" });
@@ -23,11 +23,36 @@ export function furthest(drift) {
   return known.reduce((most, line) => (!most || line.value / line.threshold > most.value / most.threshold ? line : most), null);
 }
 
+const lineKey = (line) => `${line.of}/${line.name}/${line.measure}`;
+
+// What each line of drift usually is at the site: the median of its looks.
+export function usualDrift(looks) {
+  const values = new Map(), usual = new Map();
+  for (const line of looks.flatMap((look) => look.drift)) {
+    if (line.value !== null) values.set(lineKey(line), [...(values.get(lineKey(line)) || []), line.value]);
+  }
+  for (const [key, found] of values) usual.set(key, found.sort((one, other) => one - other)[Math.floor(found.length / 2)]);
+  return usual;
+}
+
+export const usually = (line, usual) => usual.get(lineKey(line)) ?? null;
+
+// How many times as large as usual here a line is. Beyond their thresholds most are in most weeks: a town has seasons.
+export const timesUsual = (line, usual) => (line.value === null || !usually(line, usual) ? 0 : line.value / usually(line, usual));
+export const standsOut = (line, usual) => line.value !== null && line.value > line.threshold && timesUsual(line, usual) > MUCH;
+
+// The line that stands out most, or null.
+function outstanding(drift, usual) {
+  const found = drift.filter((line) => standsOut(line, usual));
+  return found.reduce((most, line) => (!most || timesUsual(line, usual) > timesUsual(most, usual) ? line : most), null);
+}
+
 // Weeks as points of all that is known of them: [{at, begin, error, coverage, versions, state, usual, nominal, drift}].
 export function weeksOf(history) {
+  const usual = usualDrift(history.looks);
   const weeks = history.weeks.map((week) => ({
     at: week.begin_s + WEEK_S / 2, begin: week.begin, error: week.error, coverage: week.coverage, versions: week.model_versions,
-    steps: week.steps, state: null, usual: null, nominal: null, drift: null,
+    steps: week.steps, state: null, usual: null, nominal: null, drift: null, much: null,
   }));
   for (const look of history.looks) {
     const until = look.assessment?.until_s || look.at_s;
@@ -40,14 +65,15 @@ export function weeksOf(history) {
     Object.assign(week, {
       state: look.assessment?.state || null, usual: look.assessment?.usual_error ?? null,
       nominal: look.assessment?.nominal_coverage ?? null, drift: furthest(look.drift),
+      much: outstanding(look.drift, usual),
     });
   }
   return weeks;
 }
 
-function rowOf(name, low, high) {
-  const [top, height] = ROWS[name];
-  return { top, bottom: top + height, y: (value) => top + (1 - (Math.min(Math.max(value, low), high) - low) / (high - low || 1)) * height };
+function rowOf(name, low, high, by = (value) => value) {
+  const [top, height] = ROWS[name], share = (value) => (by(Math.min(Math.max(value, low), high)) - by(low)) / (by(high) - by(low) || 1);
+  return { top, bottom: top + height, y: (value) => top + (1 - share(value)) * height };
 }
 
 function lineOf(weeks, field, x, y) {
@@ -75,7 +101,7 @@ function changes(versions) {
   return versions.slice(1).map((span) => ({ at: span.since_s, name: shortVersion(span.model_version) }));
 }
 
-function drawRow(svg, name, title, row, marks, width, label) {
+function drawRow(svg, title, row, marks, width, label) {
   svg.append(shape("text", { class: "title", x: LEFT, y: row.top - 5 }, title));
   for (const value of marks) {
     svg.append(shape("line", { class: "rule", x1: LEFT, x2: width - RIGHT, y1: row.y(value), y2: row.y(value) }));
@@ -103,13 +129,13 @@ export function drawHistory(svg, weeks, versions, { width, unit, sentence }) {
 
   const highest = Math.max(...weeks.map((week) => week.error ?? 0), usual ?? 0) * 1.08 || 1;
   const error = rowOf("error", 0, highest);
-  drawRow(svg, "error", `error, ${unit}`, error, ticks(0, highest, 3), width, number);
+  drawRow(svg, `error, ${unit}`, error, ticks(0, highest, 3), width, number);
   const lowest = Math.min(0.5, ...weeks.map((week) => week.coverage ?? 1));
   const coverage = rowOf("coverage", lowest, 1);
-  drawRow(svg, "coverage", "coverage", coverage, lowest < 0.5 ? [0, 0.5, 1].filter((value) => value >= lowest) : [0.5, 0.75, 1], width, percent);
+  drawRow(svg, "coverage", coverage, lowest < 0.5 ? [0, 0.5, 1].filter((value) => value >= lowest) : [0.5, 0.75, 1], width, percent);
   const ratios = weeks.map((week) => (week.drift ? week.drift.value / week.drift.threshold : 0));
-  const most = Math.max(2, ...ratios), drift = rowOf("drift", 0, most);
-  drawRow(svg, "drift", "drift, times its threshold", drift, [0, ...ticks(0, most, 2).filter((value) => value > 0)], width, number);
+  const most = Math.max(10, ...ratios), drift = rowOf("drift", 0.4, most, Math.log10);
+  drawRow(svg, "drift, times its threshold", drift, [1, 10, 100, 1000].filter((value) => value <= most), width, (value) => `${value} ×`);
 
   for (const at of months(start, end)) {
     svg.append(shape("line", { class: "rule", x1: x(at), x2: x(at), y1: TOP, y2: MARKS - 2 }));
@@ -125,7 +151,7 @@ export function drawHistory(svg, weeks, versions, { width, unit, sentence }) {
   const step = x(start + WEEK_S) - x(start), bar = Math.max(1, step * 0.7);
   weeks.forEach((week, i) => {
     if (week.drift) {
-      const y = drift.y(ratios[i]), kind = ratios[i] > 1 ? "bar over" : "bar";
+      const y = drift.y(ratios[i]), kind = week.much ? "bar over much" : ratios[i] > 1 ? "bar over" : "bar";
       svg.append(shape("rect", { class: kind, x: x(week.at) - bar / 2, width: bar, y, height: drift.bottom - y }));
     }
     if (week.state) {
@@ -153,7 +179,8 @@ export function drawWeekCursor(svg, week, scale) {
   group.append(shape("line", { x1: scale.x(week.at), x2: scale.x(week.at), y1: TOP, y2: MARKS + 7 }));
   svg.append(group);
   const parts = [`week of ${week.begin ? dated(Date.parse(week.begin) / 1000) : dated(week.at - WEEK_S / 2)}:`, `error ${number(week.error)},`, `coverage ${percent(week.coverage)}`];
-  if (week.drift) parts.push(`· ${week.drift.name} ${(week.drift.value / week.drift.threshold).toFixed(1)} ×`);
+  const line = week.much || week.drift;
+  if (line) parts.push(`· ${line.of === "prediction" ? "forecasts" : line.name} ${(line.value / line.threshold).toFixed(1)} ×`);
   if (week.state) parts.push(`· ${week.state}`);
   if (week.versions.length) parts.push(`· ${week.versions.map(shortVersion).join(", ")}`);
   return parts.join(" ");

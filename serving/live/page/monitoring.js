@@ -43,7 +43,7 @@ async function look() {
       layOut();
     }
     const newest = Math.max(...found.flatMap((one) => one.reports.map((report) => report.at_s)), 0);
-    asking.on.state("here", newest ? `newest report ${age(Date.now() / 1000 - newest)}` : "no report yet");
+    asking.on.state("here", newest ? `newest report ${ago(newest)}` : "no report yet");
     soon = !newest;
   } catch (error) {
     if (document.body.dataset.state === "locked") return;
@@ -51,6 +51,11 @@ async function look() {
     soon = true;
   }
   state.timer = setTimeout(look, (soon ? LOOK_SOON_S : LOOK_S) * 1000);
+}
+
+function ago(seconds) {
+  const since = Date.now() / 1000 - seconds;
+  return since < 3 * 86400 ? age(since) : `of ${dated(seconds)}`;
 }
 
 const load = (card) => asking.get(`monitoring/${encodeURIComponent(card.report.domain)}/sites/${encodeURIComponent(card.site)}`

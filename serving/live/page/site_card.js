@@ -1,10 +1,13 @@
 // One card for each site: its state in words, its figures beside the usual ones, its weeks.
 
-import { drawHistory, drawWeekCursor, furthest, HEIGHT, percent, shortVersion, stateClass, weeksOf } from "./history_chart.js";
+import { drawHistory, drawWeekCursor, furthest, HEIGHT, percent, shortVersion, standsOut, stateClass, timesUsual, usualDrift, usually, weeksOf } from "./history_chart.js";
 import { coded, node, number, plural, unit } from "./words.js";
 
 const MEASURES = { psi: "PSI", ks: "KS", wasserstein: "Wasserstein" };
 
+const SHOWN_NOTES = 2;
+
+const drifted = (line) => `${line.of === "prediction" ? "forecasts" : line.name.replaceAll("_", " ")} drifted`;
 export const badge = (state) => node("span", { class: `state ${stateClass(state)}` }, state);
 
 export class SiteCard {
@@ -99,14 +102,19 @@ export class SiteCard {
   }
 
   writeNotes() {
-    const own = this.report.drift.filter((line) => line.site === this.site && line.drifted);
-    const byName = new Map();
-    for (const line of own) byName.set(`${line.of}/${line.name}`, [...(byName.get(`${line.of}/${line.name}`) || []), line]);
-    this.parts.notes.replaceChildren(...[...byName.values()].map((lines) => {
-      const most = furthest(lines), what = most.of === "prediction" ? "forecasts" : most.name.replaceAll("_", " ");
-      const all = lines.map((line) => `${MEASURES[line.measure]} ${number(line.value)} above ${number(line.threshold)}`).join(", ");
-      return node("li", { title: all }, `${what} drifted: ${MEASURES[most.measure]} ${number(most.value)}`);
+    const usual = usualDrift(this.history?.looks || []), byName = new Map();
+    for (const line of this.report.drift.filter((one) => one.site === this.site && one.drifted)) {
+      byName.set(`${line.of}/${line.name}`, [...(byName.get(`${line.of}/${line.name}`) || []), line]);
+    }
+    const most = (lines) => lines.reduce((best, line) => (timesUsual(line, usual) > timesUsual(best, usual) ? line : best), furthest(lines));
+    const shown = [...byName.values()].map(most).sort((one, other) => timesUsual(other, usual) - timesUsual(one, usual));
+    const rest = shown.splice(SHOWN_NOTES);
+    this.parts.notes.replaceChildren(...shown.map((line) => {
+      const before = usually(line, usual), said = before === null ? "" : `, usually ${number(before)}`;
+      const title = `beyond the threshold of ${number(line.threshold)}`;
+      return node("li", { title, class: standsOut(line, usual) ? null : "usual" }, `${drifted(line)}: ${MEASURES[line.measure]} ${number(line.value)}${said}`);
     }));
+    if (rest.length) this.parts.notes.append(node("li", { class: "usual", title: rest.map(drifted).join(", ") }, `and ${rest.length} more`));
   }
 
   write() {
@@ -120,6 +128,7 @@ export class SiteCard {
     this.parts.versions.textContent = this.history.versions
       .map((span) => `${shortVersion(span.model_version)}: error ${number(span.error)}, coverage ${percent(span.coverage)}`).join(" → ")
       || "no forecast of these weeks has its actual yet";
+    this.writeNotes();
     this.draw();
     this.element.dataset.ready = "1";
   }

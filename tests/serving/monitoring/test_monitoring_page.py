@@ -110,7 +110,7 @@ def test_a_town_shows_states_figures_weeks_and_what_asks(run: Run, open_monitori
             assert await card.locator(".error .value").inner_text() == "8"
             assert await card.locator(".error .beside").inner_text() == "usually 2 (+300 %)"
             assert await card.locator(".coverage .value").inner_text() == "0 %"
-            assert await card.locator(".notes li").all_inner_texts() == ["temperature drifted: PSI 0.3"]
+            assert await card.locator(".notes li").all_inner_texts() == ["temperature drifted: PSI 0.3, usually 0.02"]
             assert await card.locator(".versions").inner_text() == (
                 "v1: error 2.55, coverage 91 % → v2: error 8, coverage 0 %"
             )
