@@ -276,12 +276,12 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
     substitute()
-    plan, console = QUICK if options.quick else Plan(), wide_console()
+    plan, console, progress = QUICK if options.quick else Plan(), wide_console(), Console(stderr=True)
     with temporary_folder() as folder:
         figures: dict[str, Any] = {
-            "latency": measure_latency(folder / "town", plan, console),
-            "entry": measure_entry(folder, plan, console),
-            "year": measure_year(folder / "year", plan.year, console),
+            "latency": measure_latency(folder / "town", plan, progress),
+            "entry": measure_entry(folder, plan, progress),
+            "year": measure_year(folder / "year", plan.year, progress),
         }
     figures["bars"] = bars_of(figures)
     show(console, figures)
