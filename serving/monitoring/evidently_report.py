@@ -30,8 +30,8 @@ def write_report(
     Its tests know nothing of hours and seasons: on a town's readings they call most healthy weeks drifted.
 
     Args:
-        reference: What is usual: a row for each moment and site, numbers and names in its columns. Where it has
-            `actual` and `median`, and `recent` too, their errors are compared, over the rows that have both.
+        reference: What is usual: a row for each moment and site, numbers and names in its columns. Where at least ten
+            rows have `actual` and `median`, and of `recent` too, these rows alone count and their errors are compared.
         recent: What is looked at; columns that only one of them has are left out.
         path: The HTML file, which takes no file from any other host.
         rng: Chooses the rows, where there are more than `most_rows`.
@@ -46,7 +46,11 @@ def write_report(
         StorageError: The folder cannot be written or the disk is full; nothing was half-written.
     """
     columns = _shared_columns(reference, recent)
-    with_errors = {ACTUAL, FORECAST} <= set(columns)
+    with_errors = {ACTUAL, FORECAST} <= set(columns) and all(
+        len(table.dropna(subset=[ACTUAL, FORECAST])) >= _FEWEST_ROWS for table in (reference, recent)
+    )
+    if not with_errors:
+        columns = [name for name in columns if name not in (ACTUAL, FORECAST)]
     tables = [_chosen(table[columns], with_errors, most_rows, rng) for table in (reference, recent)]
     rows = [len(table) for table in tables]
     if not columns or min(rows) < _FEWEST_ROWS:

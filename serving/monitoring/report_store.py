@@ -104,6 +104,8 @@ class ReportStore:
         for path in old:
             with storage_errors(path):
                 path.unlink(missing_ok=True)
+                # The page for people that may lie beside it.
+                path.with_suffix(".html").unlink(missing_ok=True)
         return len(old)
 
     def _folder(self, domain: str, target: str) -> Path:

@@ -40,9 +40,10 @@ def test_a_page_is_written_of_drift_and_errors(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     # Nothing is told to its makers.
     assert os.environ["DO_NOT_TRACK"]
-    # Without forecasts there is no section on errors.
-    inputs = ["site", "temperature"]
-    write_report(table(40, shift=0.0)[inputs], table(40, shift=0.0, seed=2)[inputs], path, rng=rng)
+    # Without forecasts of then there is no section on errors, and all inputs count.
+    before = table(40, shift=0.0)[["site", "temperature"]].assign(actual=np.nan, median=np.nan)
+    before.loc[:3, ["actual", "median"]] = 1.0
+    write_report(before, table(40, shift=0.0, seed=2), path, rng=rng)
     assert "Regression Model Performance" not in path.read_text(encoding="utf-8")
 
 
