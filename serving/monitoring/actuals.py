@@ -133,6 +133,7 @@ class _Join:
         self.last_s: dict[str, int] = dict(self.before.last_s)
         self.counts: Counter[str] = Counter()
         self.remarks: list[str] = []
+        self.written = False
         self.given_up_s = self._given_up_before()
         self.left_out = realised.left_out()
         self.had_rows = bool(realised.months())
@@ -145,6 +146,8 @@ class _Join:
         self._enter(made)
         early = self._look_again(came)
         patient_s = self.now_s - self.patience_s
+        never = self.realised.waiting_count(after_s=self.given_up_s, until_s=patient_s)
+        waiting = self._waiting(patient_s, never)
         state = JoinState(
             at_s=self.now_s,
             joined_s=self.joined_s,
@@ -152,12 +155,11 @@ class _Join:
             counted_s=self.now_s if self._counts_all() else self.before.counted_s,
             seen=seen,
             early=early,
+            waiting=waiting,
             given_up_s=patient_s if self.given_up_s is None else max(self.given_up_s, patient_s),
             last_s=self.last_s,
             simulated=simulated,
         )
-        never = self.realised.waiting_count(after_s=self.given_up_s, until_s=patient_s)
-        waiting = self.realised.waiting_count(after_s=patient_s)
         vanished = self._vanished()
         write_state(self.path, state)
         return JoinReport(
@@ -339,6 +341,7 @@ class _Join:
         # A clock may have run back, and a join may have died before it noted what it had written.
         self.joined_s = math.nextafter(max(self.joined_s, -math.inf if math.isnan(held_s) else held_s), math.inf)
         self.realised.add(rows.assign(joined_s=self.joined_s))
+        self.written = True
         self.counts["joined"] += int(first.sum())
         known = rows[np.isfinite(rows["actual"].to_numpy())]
         for site, valid_s in known.groupby("site")["valid_s"].max().items():
@@ -378,6 +381,13 @@ class _Join:
         place = held.get_indexer(wanted)
         number = np.append(values["value"].to_numpy(dtype=np.float64), np.nan)
         return number[place]
+
+    def _waiting(self, patient_s: float, never: int) -> int:
+        """Rows that wait; counted only where this join wrote some, or what was given up waits again."""
+        before = self.before
+        if before.waiting is None or self.written or self.given_up_s != before.given_up_s:
+            return self.realised.waiting_count(after_s=patient_s)
+        return before.waiting - never
 
     def _vanished(self) -> tuple[str, ...]:
         last_s = {site: at_s for site, at_s in self.last_s.items() if site not in self.left_out}

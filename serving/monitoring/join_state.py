@@ -25,6 +25,7 @@ class JoinState:
         counted_s: When all hours of the log were counted last [s since 1970].
         seen: Names the readings that were looked at.
         early: Steps by site whose readings came before they had ended [steps since 1970].
+        waiting: Steps that waited, None where that is not known.
         given_up_s: Steps of up to this moment were given up where they had no actual [s since 1970].
         last_s: Of each site the time of the last actual, at first of the first forecast [s since 1970].
         simulated: Of each site with readings whether these are simulated.
@@ -36,6 +37,7 @@ class JoinState:
     counted_s: float = 0.0
     seen: frozenset[str] = frozenset()
     early: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    waiting: int | None = None
     given_up_s: float | None = None
     last_s: Mapping[str, int] = field(default_factory=dict)
     simulated: Mapping[str, bool] = field(default_factory=dict)

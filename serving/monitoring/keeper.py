@@ -40,13 +40,14 @@ class Kept:
         domain: Of the target.
         target: What is forecast.
         report: What the join did, None where it failed.
-        figures: By horizon `mae`, `bias`, `mape_percent` and `coverage` of the champion's last days.
+        figures: By horizon `mae`, `bias`, `mape_percent` and `coverage` of the champion's last days; None where
+            nothing changed.
     """
 
     domain: str
     target: str
     report: JoinReport | None
-    figures: Mapping[str, Mapping[str, float]]
+    figures: Mapping[str, Mapping[str, float]] | None
 
 
 class ActualsKeeper:
@@ -135,7 +136,7 @@ class ActualsKeeper:
                 _LOG.error("Forecasts of %s %s cannot be joined with what came: %s", *key, error)
             else:
                 _LOG.exception("Forecasts of %s %s cannot be joined with what came", *key)
-            tell(Kept(domain=key[0], target=key[1], report=None, figures={}))
+            tell(Kept(domain=key[0], target=key[1], report=None, figures=None))
             kept = None
         if kept is not None:
             tell(kept)
@@ -158,7 +159,9 @@ class ActualsKeeper:
                     return None
                 report = join_actuals(self.store, self._readings[key[0]], realised, now_s=now_s, settings=self.settings)
                 self._tidy(realised, now_s)
-                return Kept(domain=key[0], target=key[1], report=report, figures=self._figures(realised, now_s))
+                changed = report.joined or report.revised or report.remade or key not in self._told
+                figures = self._figures(realised, now_s) if changed else None
+                return Kept(domain=key[0], target=key[1], report=report, figures=figures)
         except Timeout:
             return None
 
@@ -196,9 +199,19 @@ class ActualsKeeper:
             "never": report.never,
         }
         self._metrics.count_realised(*key, outcomes, waiting=report.waiting)
+        if kept.figures is None:
+            return
         before = self._told.get(key, set())
         for horizon in before | set(kept.figures):
-            self._metrics.set_realised(*key, horizon, **kept.figures.get(horizon, _UNKNOWN))
+            figures = kept.figures.get(horizon, _UNKNOWN)
+            self._metrics.set_realised(
+                *key,
+                horizon,
+                mae=figures["mae"],
+                bias=figures["bias"],
+                mape_percent=figures["mape_percent"],
+                coverage=figures["coverage"],
+            )
         self._told[key] = before | set(kept.figures)
 
 

@@ -28,7 +28,7 @@ class MonitoringSettings(StorageSettings):
 
     monitoring: bool = True
     join_every_s: float = Field(default=60.0, gt=0)
-    compact_every_s: float = Field(default=86_400.0, gt=0)
+    compact_every_s: float = Field(default=3600.0, gt=0)
     actuals_patience_days: float = Field(default=14.0, gt=0)
     keep_steps: Literal["named", "all"] | tuple[Annotated[int, Field(ge=1)], ...] = "named"
     realised_keep_days: float = Field(default=0.0, ge=0)

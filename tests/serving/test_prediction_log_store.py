@@ -98,6 +98,16 @@ def numbers(store: PredictionStore, **selection: Any) -> list[int]:
     return [int(name[1:]) for name in names(store, **selection)]
 
 
+def test_forecasts_are_counted_by_the_hour_in_which_they_were_made(store: PredictionStore) -> None:
+    # Rounding to the nearest hour would say 1 and 3.
+    moments = [0.0, 3599.9, 3600.0, 2.9 * 3600]
+    records = [forecast(number, made_s=made_s) for number, made_s in enumerate(moments)]
+    store.add("segment", lines(*records, forecast(9, target="speed")))
+    assert store.made_by_hour("traffic", "volume") == {0: 2, 1: 1, 2: 1}
+    assert store.made_by_hour("traffic", "volume", since_s=3600.0) == {1: 1, 2: 1}
+    assert store.made_by_hour("traffic", "other") == {}
+
+
 def test_what_is_entered_twice_in_any_order_is_there_once(store: PredictionStore) -> None:
     records = [forecast(1), given(1), forecast(2), given(2)]
     assert store.add("segment", lines(*records)) == 4

@@ -1,9 +1,11 @@
 """The join of forecasts and actuals: whatever comes late, twice, never, changed, or with a wrong clock."""
 
+import errno
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.domains import DOMAINS
+from features.errors import StorageError
 from features.final_values import final_values
 from features.quality import Checked, check_readings
 from features.readings import join_readings, make_readings
@@ -364,6 +367,43 @@ def test_a_crash_between_two_writes_loses_and_doubles_nothing(tmp_path: Path, mo
     assert town.actual()["R1", 0, 1] == 141.0
 
 
+def test_two_joins_at_once_do_what_one_does(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.forecast(*(forecast(hour=hour) for hour in range(30)))
+    town.read(came([101.0, 102.0]))
+    with ThreadPoolExecutor() as threads:
+        reports = list(threads.map(lambda _: town.join(hour=3), range(3)))
+    assert sorted(report.joined for report in reports) == [0, 0, 3]
+    assert len(town.content()) == 150
+
+
+def test_where_patience_grows_what_was_given_up_waits_again(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.forecast(forecast())
+    assert town.join(hour=24 * 15).never == 5
+    town.settings = MonitoringSettings(data_dir=tmp_path, actuals_patience_days=60)
+    report = town.join(hour=24 * 15 + 1)
+    assert (report.never, report.waiting, report.remarks) == (0, 5, ())
+
+
+def test_a_disk_that_is_full_stops_a_join_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    town = Town(tmp_path)
+    town.forecast(forecast())
+    town.read(came([101.0]))
+    with monkeypatch.context() as patch:
+
+        def full(*arguments: object, **options: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(pd.DataFrame, "to_parquet", full)
+        with pytest.raises(StorageError, match="disk is full"):
+            town.join(hour=2)
+    assert town.realised.read().empty
+    assert town.join(hour=2).joined == 1
+
+
 def test_without_its_state_a_join_finds_all_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     town = Town(tmp_path)
     town.forecast(forecast())
@@ -428,7 +468,7 @@ def test_an_actual_is_what_a_window_holds(seed: int, every: int, quantity: str) 
     assert len(found) == np.isfinite(expected_ST).sum()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     order=st.permutations(range(9)), again=st.lists(st.integers(0, 8), max_size=3), joins=st.sets(st.integers(0, 11))
 )
