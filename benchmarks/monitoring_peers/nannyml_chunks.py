@@ -18,7 +18,8 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 
 FIRST = pd.Timestamp("2000-01-03")
-FEATURES = ["median", "width", "steps", "hour_of_week"]
+# The forecast itself is among the features by default.
+FEATURES = ["width", "steps", "hour_of_week"]
 with np.load(sys.argv[1]) as given:
     table = pd.DataFrame({name: given[name] for name in given.files})
 table["moment"] = FIRST + pd.to_timedelta(table["week"] * 7 * 86400 + table["second"], unit="s")

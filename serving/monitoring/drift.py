@@ -4,7 +4,8 @@ City data repeat by the week, and no week looks like the year: compared as they 
 training year nearly always. So each value is first taken as its distance from the reference's median of the same hour
 of the week, in units of that hour's spread, and then distances are compared with distances. Comparing within each hour
 instead would leave one value of a recent week for each of 168 comparisons: nothing could be measured.
-Hours of the week are those of UTC; hours beside an hour count as its own, which also bridges a change of the clocks.
+Hours of the week are those of UTC: after a change of the clocks a steep hour stands out for as long as the reference
+remembers the other time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _HOUR_S = 3600
 # 1970 began on a Thursday.
 _FIRST_MONDAY_S = 4 * 86400
 _FEWEST = 48
+_FEWEST_IN_HOUR = 6
 _BINS = 10
 _LEAST_SHARE = 1e-3
 _MAD_TO_DEVIATION = 1.4826
@@ -101,19 +103,23 @@ def _hours(rows: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 
 def _usual(hour: npt.NDArray[np.int64], value: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Median and spread of each hour of the week, from it and the hours beside it."""
+    """Median of each hour of the week, and spread around it of that hour and those beside it."""
     beside = np.concatenate([(hour + shift) % HOURS for shift in (-1, 0, 1)])
-    thrice = np.tile(value, 3)
-    every_hour = np.arange(HOURS)
-    median_W = pd.Series(thrice).groupby(beside).median().reindex(every_hour).to_numpy(dtype=np.float64)
-    median_W = np.where(np.isfinite(median_W), median_W, np.median(value))
-    off = np.abs(thrice - median_W[beside])
-    spread_W = pd.Series(off).groupby(beside).median().reindex(every_hour).to_numpy(dtype=np.float64)
+    median_W, around_W = _medians(hour, value), _medians(beside, np.tile(value, 3))
+    few = np.bincount(hour, minlength=HOURS) < _FEWEST_IN_HOUR
+    median_W = np.where(few, np.where(np.isfinite(around_W), around_W, np.median(value)), median_W)
+    spread_W = _medians(beside, np.tile(np.abs(value - median_W[hour]), 3))
     # Rain falls in few hours: where most values are equal, all hours together say what is usual.
     whole = float(np.std(value - median_W[hour]))
     least = max(0.1 * whole, 1e-9 * max(1.0, float(np.abs(value).max())))
     spread_W = np.fmax(np.nan_to_num(spread_W, nan=whole) * _MAD_TO_DEVIATION, least)
     return median_W, spread_W
+
+
+def _medians(hour: npt.NDArray[np.int64], value: Float64Array) -> Float64Array:
+    """Median of each hour of the week, NaN where there is no value."""
+    medians: Float64Array = pd.Series(value).groupby(hour).median().reindex(np.arange(HOURS)).to_numpy(dtype=np.float64)
+    return medians
 
 
 def psi(reference: Float64Array, recent: Float64Array) -> float:

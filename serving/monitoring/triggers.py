@@ -174,6 +174,9 @@ def _assess(
         return Assessment(site=site, state="harmed", reason=f"{words}; evidence in {evidence} of five looks", **common)
     if score >= limit:
         return Assessment(site=site, state="suspect", reason=f"{words}; evidence not confirmed yet", **common)
+    # The last signal is the coverage of the week.
+    if float(seen.looks.signal_FN[-1, last] / calibration.usual_F[-1]) >= limit:
+        return Assessment(site=site, state="suspect", reason=f"{words}: too many actuals are outside", **common)
     if ratio >= conspicuous:
         return Assessment(site=site, state="suspect", reason=f"{words}; seldom so in healthy weeks", **common)
     return Assessment(site=site, state="healthy", reason=words, **common)
