@@ -6,7 +6,6 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -125,8 +124,8 @@ class MonitoringAnswers:
         """
         domain = DOMAINS[domain_name]
         target = _target(domain, query.target)
-        latest = self.reports.latest(domain.name, target.name)
-        timezone = self._timezone(domain, site, latest)
+        latest = self._latest_of(domain, target, site)
+        timezone = self._timezone(domain, target, site, latest)
         realised = self._realised(domain, target, site, weeks=query.weeks, latest=latest)
         weeks = weeks_of(realised, timezone=timezone)[-query.weeks :]
         versions = versions_of(realised)
@@ -151,15 +150,21 @@ class MonitoringAnswers:
             ],
         )
 
-    def _timezone(self, domain: Domain, site: str, latest: MonitoringReport | None) -> str:
+    def _latest_of(self, domain: Domain, target: Quantity, site: str) -> MonitoringReport | None:
+        """What the newest report says of a site."""
+        ids = self.reports.ids(domain.name, target.name)
+        found = (self.reports.read(domain.name, target.name, one, site=site) for one in ids)
+        return next((report for report in found if report is not None), None)
+
+    def _timezone(self, domain: Domain, target: Quantity, site: str, latest: MonitoringReport | None) -> str:
         stored = ReadingStore(self._data_dir / "readings", domain).sites()
         if site in stored:
             return stored[site].timezone
         # One that vanished from the readings is still looked at for a while.
-        known = {*stored, *(line.site for line in (latest.assessments if latest else ()))}
-        if site in known:
+        if latest is not None and latest.assessments:
             return "UTC"
-        names = sorted(known)
+        whole = self.reports.latest(domain.name, target.name)
+        names = sorted({*stored, *(line.site for line in (whole.assessments if whole else ()))})
         raise UnknownNameError(kind=domain.entity, name=site, nearest=nearest_names(site, names), known=names)
 
     def _realised(
@@ -185,8 +190,8 @@ class MonitoringAnswers:
             if end_s - moment_s >= weeks * WEEK_S:
                 break
             chosen.setdefault(int((end_s - moment_s) // WEEK_S), report_id)
-        found = (self.reports.read(domain.name, target.name, one) for one in reversed(chosen.values()))
-        return [_look_reply(report, site) for report in found if report is not None]
+        found = (self.reports.read(domain.name, target.name, one, site=site) for one in reversed(chosen.values()))
+        return [_look_reply(report) for report in found if report is not None]
 
 
 def _target(domain: Domain, name: str | None) -> Quantity:
@@ -233,14 +238,8 @@ def _week_reply(week: Week) -> WeekReply:
     )
 
 
-def _look_reply(report: MonitoringReport, site: str) -> SiteLookReply:
-    own = replace(
-        report,
-        assessments=tuple(one for one in report.assessments if one.site == site),
-        drift=tuple(one for one in report.drift if one.site == site),
-        estimates=(),
-    )
-    told = report_reply(own)
+def _look_reply(report: MonitoringReport) -> SiteLookReply:
+    told = report_reply(report)
     return SiteLookReply(
         at_s=told.at_s,
         model_version=told.model_version,

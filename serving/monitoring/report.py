@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, TypeAdapter
+from pydantic_core import from_json
 
 SiteState = Literal["healthy", "suspect", "harmed", "no data"]
 TriggerKind = Literal["performance", "data", "schedule", "manual"]
@@ -167,3 +168,17 @@ def report_from_json(text: bytes | str) -> MonitoringReport:
         ValueError: It is none.
     """
     return _REPORT.validate_json(text)
+
+
+def report_of_site(text: bytes, site: str) -> MonitoringReport:
+    """A report as it was kept, with what it says of one site alone; triggers and remarks are of all.
+
+    Raises:
+        ValueError: It is none.
+    """
+    kept = from_json(text)
+    if not isinstance(kept, dict):
+        raise ValueError("it is no JSON object")
+    for name in ("assessments", "drift", "estimates"):
+        kept[name] = [line for line in kept.get(name, ()) if isinstance(line, dict) and line.get("site") == site]
+    return _REPORT.validate_python(kept)

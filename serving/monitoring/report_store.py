@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from features.files import storage_errors, whole_file
-from serving.monitoring.report import MonitoringReport, report_from_json
+from serving.monitoring.report import MonitoringReport, report_from_json, report_of_site
 
 _LOG = logging.getLogger(__name__)
 _STAMP = "%Y%m%dT%H%M%S"
@@ -77,11 +77,19 @@ class ReportStore:
         """Identifiers of a target's reports, newest first; none is read."""
         return tuple(path.stem for path in reversed(self._files(domain, target)))
 
-    def read(self, domain: str, target: str, report_id: str) -> MonitoringReport | None:
-        """One report of `ids`; None where it expired since, or cannot be read, which the log says."""
+    def read(self, domain: str, target: str, report_id: str, *, site: str | None = None) -> MonitoringReport | None:
+        """One report of `ids`; None where it expired since, or cannot be read, which the log says.
+
+        Args:
+            domain: Of the target.
+            target: What is forecast.
+            report_id: Which.
+            site: Only what is said of this one: of a large town that is read in a fraction of the time.
+        """
         path = self._folder(domain, target) / f"{report_id}.json"
         try:
-            return report_from_json(path.read_bytes())
+            content = path.read_bytes()
+            return report_from_json(content) if site is None else report_of_site(content, site)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
