@@ -36,7 +36,7 @@ def rehearsal(
     recipe: Annotated[str, typer.Option(help="How models are trained, see towncast train.")] = "quick",
     retrain_weeks: Annotated[
         int, typer.Option(help="Weeks between two retrainings on schedule; errors start others.", min=1)
-    ] = 4,
+    ] = 6,
     folder: Annotated[Path, typer.Option(help="Where its readings, models and diary are kept.")] = Path(
         "var/rehearsal"
     ),

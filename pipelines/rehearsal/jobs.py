@@ -95,7 +95,7 @@ def look(domain: str, *, now_s: float) -> Seen:
     from pipelines.monitor import monitor_domain
     from pipelines.schedule_settings import ScheduleSettings
 
-    reports = monitor_domain(domain, settings=ScheduleSettings(), console=_silent(), now_s=now_s)
+    reports = monitor_domain(domain, settings=ScheduleSettings(), console=_silent(), now_s=now_s, tracked=False)
     return Seen(report=reports[0])
 
 

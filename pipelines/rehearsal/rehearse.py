@@ -53,7 +53,7 @@ class RehearsalPlan:
         origins_per_day: How often a day readings come in and forecasts are asked for.
         look_days: Days between two looks of the monitoring.
         retrain_weeks: Weeks between two retrainings on schedule.
-        cooldown_days: Shortest time between two retrainings [d].
+        cooldown_days: Shortest time between two retrainings: a break is told from a bad week after ten days [d].
         speed: How many times faster than real time at most; None for as fast as it goes.
     """
 
@@ -61,13 +61,13 @@ class RehearsalPlan:
     folder: Path
     data: Path | None = None
     weeks: int = 26
-    train_weeks: int = 60
+    train_weeks: int = 52
     kinds: tuple[str, ...] = USUAL_KINDS
     recipe: str = "quick"
     origins_per_day: int = 2
     look_days: int = 1
-    retrain_weeks: int = 4
-    cooldown_days: int = 7
+    retrain_weeks: int = 6
+    cooldown_days: int = 10
     speed: float | None = None
 
     def words(self) -> str:
