@@ -118,8 +118,8 @@ def _usual(hour: npt.NDArray[np.int64], value: Float64Array) -> tuple[Float64Arr
 
 def _medians(hour: npt.NDArray[np.int64], value: Float64Array) -> Float64Array:
     """Median of each hour of the week, NaN where there is no value."""
-    medians: Float64Array = pd.Series(value).groupby(hour).median().reindex(np.arange(HOURS)).to_numpy(dtype=np.float64)
-    return medians
+    medians = pd.Series(value).groupby(hour).median().reindex(np.arange(HOURS))
+    return np.asarray(medians, dtype=np.float64)
 
 
 def psi(reference: Float64Array, recent: Float64Array) -> float:

@@ -7,67 +7,18 @@ champion does not know of; a changed world shows only once its actuals are there
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from serving.monitoring.detection_settings import DetectionSettings
 from serving.monitoring.report import ErrorEstimate
-from serving.prediction_log.batches import ForecastBatch
 
 WAITING_COLUMNS: tuple[str, ...] = ("site", "role", "origin_s", "steps", "valid_s", "median", "lower", "upper")
 """Columns of a table of forecast steps whose actual has not come: those of a realised table that are known by then."""
 
 _WEEK_S = 7 * 86400
 _FEWEST_ROWS = 24
-
-
-def waiting_steps(
-    batches: Iterable[ForecastBatch], realised: pd.DataFrame, *, steps: Sequence[int], since_s: int
-) -> pd.DataFrame:
-    """The forecast steps that have no actual yet.
-
-    Args:
-        batches: Of the prediction log, one target's.
-        realised: What has an actual, columns `REALISED_COLUMNS`.
-        steps: Which steps ahead count, from 1.
-        since_s: Steps that end before it are given up, and wait no longer [s since 1970].
-
-    Returns:
-        Columns `WAITING_COLUMNS`; of several forecasts of a step by one role, the last one made.
-    """
-    parts = [_rows(batch, [step for step in steps if step <= batch.value_NHQ.shape[1]]) for batch in batches]
-    parts = [part[part["valid_s"] >= since_s] for part in parts]
-    if not any(len(part) for part in parts):
-        return pd.DataFrame({name: pd.Series(dtype=np.float64) for name in WAITING_COLUMNS})
-    key = ["site", "role", "origin_s", "steps"]
-    found = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    found = found.sort_values("made_s", kind="stable").drop_duplicates(key, keep="last")
-    had = pd.MultiIndex.from_frame(realised[key])
-    waits = ~pd.MultiIndex.from_frame(found[key]).isin(had)
-    return found.loc[waits, list(WAITING_COLUMNS)].reset_index(drop=True)
-
-
-def _rows(batch: ForecastBatch, steps: list[int]) -> pd.DataFrame:
-    ahead = np.asarray(steps, dtype=np.int64)
-    middle = int(np.argmin(np.abs(np.asarray(batch.levels) - 0.5)))
-    count = len(ahead)
-    values = batch.value_NHQ[:, ahead - 1]
-    return pd.DataFrame(
-        {
-            "site": np.repeat(batch.site_N, count),
-            "role": np.repeat(batch.role_N, count),
-            "origin_s": np.repeat(batch.origin_s_N, count),
-            "steps": np.tile(ahead, len(batch)),
-            "valid_s": (batch.origin_s_N[:, None] + ahead * batch.step_s).ravel(),
-            "median": values[:, :, middle].ravel(),
-            "lower": values[:, :, 0].ravel(),
-            "upper": values[:, :, -1].ravel(),
-            "made_s": np.repeat(batch.made_s_N, count),
-        }
-    )
 
 
 def estimate_errors(
@@ -94,7 +45,7 @@ def estimate_errors(
 def _estimate(site: str, past: pd.DataFrame | None, waits: pd.DataFrame) -> ErrorEstimate:
     if past is None or len(past) < _FEWEST_ROWS:
         return ErrorEstimate(site=site, error=np.nan, usual_error=np.nan, steps=len(waits))
-    came = np.abs(past["actual"] - past["median"]).to_numpy(dtype=np.float64)
+    came = (past["actual"] - past["median"]).abs().to_numpy(dtype=np.float64)
     promised, steps = _width(past), past["steps"].to_numpy(dtype=np.int64)
     overall = _ratio(came, promised)
     ratio = {int(step): _ratio(came[steps == step], promised[steps == step]) for step in np.unique(steps)}

@@ -68,7 +68,7 @@ class ErrorGrid:
     @property
     def weeks(self) -> int:
         """How many weeks there are."""
-        return self.error_PT.shape[1] // HOURS
+        return int(self.error_PT.shape[1]) // HOURS
 
     def by_week(self, values_PT: Float64Array) -> Float64Array:
         """Values as bands, weeks, hours of the week: (P, W, 168)."""

@@ -45,7 +45,7 @@ def look_at(
         model_version: The champion's.
         now_s: The present, on the clock of the readings [s since 1970].
         realised: Columns `REALISED_COLUMNS`, a year and a half of them at best.
-        waiting: Steps without an actual, columns `WAITING_COLUMNS` (`serving.monitoring.estimate.waiting_steps`).
+        waiting: Steps without an actual, columns `WAITING_COLUMNS` (`RealisedStore.waiting`).
         reference_inputs: Inputs of the training period, columns `VALUE_COLUMNS`; empty for no drift of inputs.
         recent_inputs: Inputs of the last week or more, the same columns.
         trained_sites: Sites that the champion was trained on.
@@ -138,8 +138,8 @@ def _forecast_drift(
         return ()
     forecasts = pd.concat(parts, ignore_index=True)
     # Several steps ahead say something of the same hour: their mean stands for them.
-    means = forecasts.groupby(["site", "valid_s"], as_index=False)["median"].mean()
-    values = means.rename(columns={"median": "value"}).assign(name=target)[list(VALUE_COLUMNS)]
+    means = forecasts.groupby(["site", "valid_s"])["median"].mean().rename("value").reset_index()
+    values = means.assign(name=target)[list(VALUE_COLUMNS)]
     recent = values["valid_s"] > now_s - _WEEK_S
     since = now_s - (settings.reference_weeks + 1) * _WEEK_S
     before = values[~recent & (values["valid_s"] > since)]

@@ -54,7 +54,8 @@ def champion_rows(realised: pd.DataFrame, *, now_s: float) -> pd.DataFrame:
     rows = rows[np.isfinite(rows["actual"]) & np.isfinite(rows["median"])]
     rows = rows.sort_values(["joined_s", "made_s"], kind="stable").drop_duplicates(list(REALISED_KEY), keep="last")
     # While a release goes over, two champions may have forecast one step: the later one was answered with.
-    return rows.drop_duplicates(["site", "origin_s", "steps"], keep="last")
+    counted: pd.DataFrame = rows.drop_duplicates(["site", "origin_s", "steps"], keep="last")
+    return counted
 
 
 def assess_sites(

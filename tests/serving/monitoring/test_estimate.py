@@ -6,13 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from serving.monitoring.estimate import WAITING_COLUMNS, estimate_errors, waiting_steps
+from serving.monitoring.estimate import WAITING_COLUMNS, estimate_errors
 from serving.monitoring.realised import REALISED_COLUMNS
-from serving.prediction_log.batches import ForecastBatch
 
 HOUR_S, WEEK_S = 3600, 7 * 86400
 END_S = int(pd.Timestamp("2026-02-02T00:00:00Z").timestamp())
-LEVELS = (0.025, 0.5, 0.975)
 
 
 def realised(site: str, *, weeks: int = 4, width: float = 10.0, error: float = 2.0, steps: int = 1) -> pd.DataFrame:
@@ -53,24 +51,6 @@ def waiting(site: str, *, width: float, steps: int = 1, count: int = 24) -> pd.D
     )[list(WAITING_COLUMNS)]
 
 
-def batch(site: str, origins: list[int], *, made_s: float, median: float = 50.0) -> ForecastBatch:
-    """Forecasts of four steps."""
-    count = len(origins)
-    value = np.full((count, 4, 3), median, dtype=np.float32) + np.array([-5, 0, 5], dtype=np.float32)
-    return ForecastBatch(
-        name_N=np.array([f"f{number}" for number in range(count)], dtype=object),
-        made_s_N=np.full(count, made_s),
-        site_N=np.array([site] * count, dtype=object),
-        origin_s_N=np.array(origins, dtype=np.int64),
-        model_version_N=np.array(["v1"] * count, dtype=object),
-        role_N=np.array(["champion"] * count, dtype=object),
-        step_s=HOUR_S,
-        unit="L/s",
-        levels=LEVELS,
-        value_NHQ=value,
-    )
-
-
 def test_a_width_like_the_last_weeks_promises_their_error_and_twice_the_width_twice_that() -> None:
     past = pd.concat([realised("A"), realised("B", error=4.0)])
     found = estimate_errors(past, pd.concat([waiting("A", width=10.0), waiting("B", width=20.0)]))
@@ -107,23 +87,3 @@ def test_only_the_champion_counts() -> None:
     (line,) = estimate_errors(pd.concat([realised("A"), shadow]), waiting("A", width=10.0))
     assert line.error == pytest.approx(2.0)
     assert estimate_errors(realised("A"), waiting("A", width=10.0).assign(role="canary")) == ()
-
-
-def test_steps_without_an_actual_wait_and_those_that_are_too_old_do_not() -> None:
-    past = realised("A")
-    last = int(past["origin_s"].max())
-    origins = [last - HOUR_S, last, last + HOUR_S]
-    found = waiting_steps([batch("A", origins, made_s=1.0)], past, steps=(1, 3, 24), since_s=0)
-    assert list(found.columns) == list(WAITING_COLUMNS)
-    pairs = set(zip(found["origin_s"], found["steps"], strict=True))
-    assert pairs == {(last + HOUR_S, 1), (last - HOUR_S, 3), (last, 3), (last + HOUR_S, 3)}
-    assert (found["lower"] == 45.0).all()
-    late = waiting_steps([batch("A", origins, made_s=1.0)], past, steps=(1, 3), since_s=last + 4 * HOUR_S)
-    assert set(zip(late["origin_s"], late["steps"], strict=True)) == {(last + HOUR_S, 3)}
-
-
-def test_of_two_forecasts_of_a_step_the_later_waits() -> None:
-    batches = [batch("A", [END_S], made_s=9.0, median=70.0), batch("A", [END_S], made_s=1.0)]
-    found = waiting_steps(batches, realised("A"), steps=(1,), since_s=0)
-    assert found["median"].tolist() == [70.0]
-    assert waiting_steps([], realised("A"), steps=(1,), since_s=0).empty
