@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, bool] = {
     "twin_latency": True,
     "reactor": False,
     "train_job": False,
+    "monitoring": True,
     "retraining": True,
 }
 DRAWS = {"accuracy", "sim_to_real"}
