@@ -16,6 +16,9 @@ from features.files import make_folder, storage_errors
 
 # Room of a segment: a second of answers at the highest rate. One that is full makes way for another [byte].
 ROOM_BYTES = 4 * 1024 * 1024
+# Making room takes time, in which nobody else works: where little was written, the next one gets less of it.
+_LEAST_BYTES = 64 * 1024
+_TIMES_AS_MUCH = 4
 
 
 @dataclass(slots=True)
@@ -37,7 +40,7 @@ class Journal:
 
     Args:
         folder: Of all segments, of all processes; made by `open`.
-        room_bytes: Room of a segment [byte].
+        room_bytes: Most room of a segment, unless lines need more at once [byte].
     """
 
     def __init__(self, folder: Path, *, room_bytes: int = ROOM_BYTES) -> None:
@@ -53,11 +56,10 @@ class Journal:
             StorageError: The folder cannot be written, or the disk is full.
         """
         make_folder(self.folder)
-        self._segment = self._begin(0)
+        self._segment = self._begin(self.room_bytes)
 
-    def _begin(self, least_bytes: int) -> _Segment:
+    def _begin(self, room_bytes: int) -> _Segment:
         path = self.folder / f"{time.time_ns()}-{os.getpid()}.jsonl"
-        room_bytes = max(self.room_bytes, least_bytes)
         with storage_errors(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -86,7 +88,7 @@ class Journal:
             assert segment is not None, "the journal is not open"
             end = segment.end + len(lines)
             if end > len(segment.room):
-                self._segment = following = self._begin(len(lines))
+                self._segment = following = self._begin(max(self.room_bytes, len(lines)))
                 _finish(segment)
                 segment, end = following, len(lines)
             segment.room[segment.end : end] = lines
@@ -100,7 +102,8 @@ class Journal:
         """
         if self._segment is None or self._segment.end == 0:
             return
-        following = self._begin(0)
+        written_bytes = self._segment.end
+        following = self._begin(min(self.room_bytes, max(_LEAST_BYTES, _TIMES_AS_MUCH * written_bytes)))
         with self._lock:
             before, self._segment = self._segment, following
         _finish(before)

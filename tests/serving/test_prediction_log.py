@@ -89,6 +89,21 @@ def test_a_full_segment_makes_way_for_another(tmp_path: Path) -> None:
     assert len(found) >= 5
 
 
+def test_a_segment_has_as_much_room_as_was_needed_before_and_a_burst_gets_more(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.open()
+    written = []
+    for size in (100, 200_000, 100, 3_000_000):
+        line = b"x" * size + b"\n"
+        journal.write(line)
+        written.append(line)
+        journal.rotate()
+        following = max(tmp_path.iterdir())
+        assert following.stat().st_size == min(max(4 * len(line), 65_536), 4_194_304)
+    journal.close()
+    assert b"".join(content for _, content in journal.finished()) == b"".join(written)
+
+
 def test_a_segment_that_is_entered_twice_counts_once(settings: PredictionLogSettings) -> None:
     store = PredictionStore(settings.log_url)
     for _ in range(2):
