@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features import stored_files
 from features.domains import DOMAINS
 from features.errors import StorageError
 from features.final_values import final_values
@@ -365,6 +366,25 @@ def test_a_crash_between_two_writes_loses_and_doubles_nothing(tmp_path: Path, mo
         one.join(hour=3)
     pd.testing.assert_frame_equal(town.content(), whole.content())
     assert town.actual()["R1", 0, 1] == 141.0
+
+
+def test_files_that_are_merged_bring_nothing_new_but_what_is_new_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_files, "_MANY", 4)
+    town = Town(tmp_path)
+    town.forecast(*(forecast(hour=hour) for hour in range(8)))
+    for hour in range(1, 5):
+        town.read(came([100.0 + hour], hour=hour))
+    town.join(hour=8)
+    seen = join_state.read_state(town.realised.folder / actuals.STATE_FILE).seen
+    assert town.readings.merge() == 4
+    assert town.readings.came_since(seen, "volume")[1].empty
+    for hour in range(5, 9):
+        town.read(came([100.0 + hour], hour=hour))
+    assert town.readings.merge() == 5
+    assert town.join(hour=8).joined == 11
+    assert town.actual()["R1", 0, 6] == 106.0
 
 
 def test_two_joins_at_once_do_what_one_does(tmp_path: Path) -> None:
