@@ -159,6 +159,8 @@ def _deliver(url: str, alert: Alert) -> bool:
         "failure": NotifyType.FAILURE,
     }
     scheme = url.partition("://")[0]
+    # It would log addresses, passwords in them too.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)
     try:
         messenger = Apprise()
         took = messenger.add(_in_words_of_apprise(url)) and messenger.notify(

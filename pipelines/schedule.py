@@ -257,13 +257,13 @@ class Schedule:
         now = time.monotonic()
         if now - self._asked_s < _DOMAINS_EVERY_S:
             return
-        self._asked_s = now
+        first, self._asked_s = self._asked_s == -math.inf, now
         try:
             found = self._ask_domains()
         except TowncastError as error:
             _LOG.warning("Which domains there are cannot be asked: %s", error)
             return
-        if found != self._domains:
+        if first or found != self._domains:
             self._console.print(f"Looks after: {', '.join(found) or 'no domain, as none has a champion yet'}")
         self._domains = found
 
