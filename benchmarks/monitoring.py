@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,6 @@ def figures_of(parts: Sequence[tuple[list[Case], Judged]]) -> dict[str, Any]:
 
 
 def _renumbered(case: Case, offset: int) -> Case:
-    from dataclasses import replace
-
     return replace(case, number=case.number + offset, site=f"{case.data_set} {case.site}")
 
 

@@ -141,15 +141,13 @@ def usual_errors(grid: ErrorGrid, settings: DetectionSettings) -> UsualErrors:
     usual_count = float(np.median(count_W[count_W > 0])) if count_W.any() else 0.0
     known = count_W >= max(_FEWEST_SHARE * usual_count, 1.0)
     level_W = np.where(known, error_PWH.sum(axis=(0, 2)) / np.maximum(count_W, 1.0), np.nan)
-    ratio_PWH, known_PWH = _ratios(error_PWH, count_PWH, level_W)
     usual_W = np.full(grid.weeks, np.nan)
-    expected_PWH = np.full(error_PWH.shape, np.nan)
     for week in range(grid.weeks):
-        before = np.arange(max(0, week - settings.reference_weeks), week)
-        before = before[np.isfinite(level_W[before])]
+        before = level_W[max(0, week - settings.reference_weeks) : week]
+        before = before[np.isfinite(before)]
         if len(before) >= settings.fewest_reference_weeks:
-            usual_W[week] = np.median(level_W[before])
-            expected_PWH[:, week] = usual_W[week] * _shape(ratio_PWH[:, before], known_PWH[:, before])
+            usual_W[week] = np.median(before)
+    expected_PWH = usual_W[:, None] * _shapes(error_PWH, count_PWH, level_W, settings.reference_weeks)
     return UsualErrors(
         level_W=level_W,
         usual_W=usual_W,
@@ -158,25 +156,28 @@ def usual_errors(grid: ErrorGrid, settings: DetectionSettings) -> UsualErrors:
     )
 
 
-def _ratios(
-    error_PWH: Float64Array, count_PWH: Float64Array, level_W: Float64Array
-) -> tuple[Float64Array, npt.NDArray[np.bool_]]:
-    """Mean error of each cell over its week's level, and where there is one."""
+def _shapes(
+    error_PWH: Float64Array, count_PWH: Float64Array, level_W: Float64Array, reference_weeks: int
+) -> Float64Array:
+    """What error each band and hour of a week usually has over that of its whole week, by the weeks before it."""
     level = np.nan_to_num(level_W)[None, :, None]
     known = (count_PWH > 0) & (level > 0)
-    mean = error_PWH / np.maximum(count_PWH, 1.0)
-    return np.where(known, np.minimum(mean / np.where(level > 0, level, 1.0), _MOST_RATIO), 0.0), known
-
-
-def _shape(ratio_PWH: Float64Array, known_PWH: npt.NDArray[np.bool_]) -> Float64Array:
-    """Usual error of each band and hour of the week over the week's, with the hours beside it."""
-    total, count = (
-        sum(np.roll(part.sum(axis=1, dtype=np.float64), shift, axis=1) for shift in range(-_BESIDE_H, _BESIDE_H + 1))
-        for part in (ratio_PWH, known_PWH)
-    )
-    band = total.sum(axis=1, keepdims=True) / np.maximum(count.sum(axis=1, keepdims=True), 1.0)
-    shape: Float64Array = np.where(count > 0, total / np.maximum(count, 1.0), np.where(band > 0, band, 1.0))
+    ratio = error_PWH / np.maximum(count_PWH, 1.0) / np.where(level > 0, level, 1.0)
+    total = _before(np.where(known, np.minimum(ratio, _MOST_RATIO), 0.0), reference_weeks)
+    count = _before(known.astype(np.float64), reference_weeks)
+    band = total.sum(axis=2, keepdims=True) / np.maximum(count.sum(axis=2, keepdims=True), 1.0)
+    # An hour that never had an actual is taken as its band.
+    unknown = np.where(band > 0, band, 1.0)
+    shape: Float64Array = np.where(count > 0.5, total / np.maximum(count, 1.0), unknown)
     return np.maximum(shape, _LEAST_SHAPE)
+
+
+def _before(values_PWH: Float64Array, weeks: int) -> Float64Array:
+    """Sum of each hour of the week and those beside it over so many weeks before each week."""
+    sums = np.concatenate([np.zeros_like(values_PWH[:, :1]), values_PWH.cumsum(axis=1)], axis=1)[:, :-1]
+    sums[:, weeks:] -= sums[:, :-weeks].copy()
+    beside: Float64Array = sum(np.roll(sums, shift, axis=2) for shift in range(-_BESIDE_H, _BESIDE_H + 1))  # type: ignore[assignment]
+    return beside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
