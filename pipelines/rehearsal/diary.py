@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from features.errors import DataError
 from features.files import whole_file
+from serving.monitoring.report import Figure
 
 EventKind = Literal["trained", "injected", "ended", "alarm", "all clear", "retrained", "refused", "failed"]
 
@@ -144,9 +145,9 @@ class Recovery:
     harm: Harm
     detected_s: float | None
     retrained_s: tuple[float, ...]
-    before: float
-    worst: float
-    last: float
+    before: Figure
+    worst: Figure
+    last: Figure
     unhelped: float | None = None
     fresh: float | None = None
 
@@ -171,8 +172,8 @@ class SiteWeek:
 
     site: str
     begin_s: float
-    error: float
-    coverage: float
+    error: Figure
+    coverage: Figure
     steps: int
     model_versions: tuple[str, ...] = field(default=())
 
@@ -205,7 +206,7 @@ class Rehearsed:
     healthy_site_weeks: int
     readings: int
     forecasts: int
-    nominal_coverage: float
+    nominal_coverage: Figure
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from dataclasses import dataclass
@@ -110,14 +111,16 @@ def retrain_now(domain: Domain, trigger: Trigger | None, *, now_s: float, weeks:
 
     settings = ScheduleSettings()
     scheduled = Trigger(kind="schedule", sites=(), reason=f"every {weeks} weeks")
-    outcome = retrain(
-        domain.name,
-        trigger=trigger or scheduled,
-        settings=settings,
-        console=_silent(),
-        recipe_name=recipe,
-        now_s=now_s,
-    )
+    # Curves of a training would tear the replay's own progress.
+    with contextlib.redirect_stdout(io.StringIO()):
+        outcome = retrain(
+            domain.name,
+            trigger=trigger or scheduled,
+            settings=settings,
+            console=_silent(),
+            recipe_name=recipe,
+            now_s=now_s,
+        )
     first = next(one for one in outcome.targets if one.target == domain.target.name)
     champion = first.release == "champion"
     return Event(
