@@ -33,6 +33,7 @@ from training.families import Workplace, make_forecaster
 from training.forecaster import Forecaster
 from training.models.forgetting import breaks_of, forget_breaks
 from training.recipes import RECIPES, Recipe, SeasonalRecipe
+from training.span import without_past
 from training.window_set import Splits, WindowSet, join_windows, split_windows, windows_at
 
 _BAR = 1.10
@@ -120,7 +121,7 @@ def run(subject: Subject, kinds: tuple[str, ...], console: Console) -> dict[str,
             for k, one in enumerate((champion, (early, first[1]), (helped, second[1])))
         ]
         after = _error((helped, second[1]), panel, *judged)
-        alone = _error((reference, second[1]), _without_past(panel, change), *judged)
+        alone = _error((reference, second[1]), without_past(panel, before=change + 1), *judged)
         figures[kind] = {
             "unchanged_mae": _digits(usual),
             "never_retrained_mae": _digits(_error(champion, panel, *judged)),
@@ -178,16 +179,9 @@ def _until(panel: Panel, now: int) -> Panel:
     return replace(panel, value_STK=value, delay_STM=panel.delay_STM[:, :end].copy())
 
 
-def _without_past(panel: Panel, change: int) -> Panel:
-    """The panel of a town that nothing was measured in before the change."""
-    value = panel.value_STK.copy()
-    value[:, : change + 1, : len(panel.domain.targets)] = np.nan
-    return replace(panel, value_STK=value)
-
-
 def _only_after(subject: Subject, panel: Panel, change: int, judged_until: int) -> Forecaster:
     """A model that was trained only on readings after the change, none of them in the judged weeks."""
-    domain, alone = panel.domain, _without_past(panel, change)
+    domain, alone = panel.domain, without_past(panel, before=change + 1)
     week, horizon, day = domain.season_steps, domain.horizon_steps, 86400 // domain.step_s
     early = np.arange(change + day, change + 2 * week - horizon + 1)
     late = np.arange(judged_until + horizon, min(judged_until + _REFERENCE_WEEKS * week, panel.last_origin - horizon))

@@ -23,6 +23,7 @@ _LEAST_DAYS = 3
 # The error with the usual week of after the break, as a share of that with all weeks; below this it may be one.
 _LARGEST_RATIO = 0.7
 _NEARLY_BEST = 1.2
+_PROMISING_RATIO = 0.85
 _DAY_S = 86400
 _OFFSET = CALENDAR_CHANNELS.index("utc_offset_h")
 
@@ -72,7 +73,12 @@ def _break_of(site: Site, value_T: Float32Array, moments_s: Int64Array, domain: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of hours without any value
         usual_T = np.nanmedian(lag_WT, axis=0)
-        ratios = {since: _ratio(value_T, usual_T, lag_WT, since, domain) for since in _midnights(site, moments_s, day)}
+        days = _midnights(site, moments_s, day)
+        # After a break any later moment does well too: a look at one day of each week tells whether there is one.
+        glance = [_ratio(value_T, usual_T, lag_WT, since, domain) for since in days[::-7]]
+        if not np.nanmin([*glance, np.inf]) <= _PROMISING_RATIO:
+            return None
+        ratios = {since: _ratio(value_T, usual_T, lag_WT, since, domain) for since in days}
     held = {since: ratio for since, ratio in ratios.items() if np.isfinite(ratio)}
     best = min(held.values(), default=np.inf)
     if best > _LARGEST_RATIO:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 
 from features.errors import NotEnoughDataError
@@ -43,6 +46,20 @@ def splits_between(panel: Panel, *, begin: int, end: int, target: Quantity | Non
         found=f"{(end - begin) / domain.season_steps:.1f} weeks",
         remedy=f"Give {4 * horizon * domain.step_s // 86400} days at least.",
     )
+
+
+def without_past(panel: Panel, *, before: int, sites: Collection[str] | None = None) -> Panel:
+    """A panel in which nothing was measured of the targets before a moment.
+
+    Args:
+        panel: Readings on the grid.
+        before: Grid index of the first step that is kept.
+        sites: Of these alone, by default of all.
+    """
+    chosen = [sites is None or site.name in sites for site in panel.sites]
+    value_STK = panel.value_STK.copy()
+    value_STK[np.array(chosen), :before, : len(panel.domain.targets)] = np.nan
+    return replace(panel, value_STK=value_STK)
 
 
 def _blocks(origins: Int64Array, block_steps: int, horizon: int, every: int) -> tuple[Int64Array, Int64Array]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pipelines.rehearsal.diary import Recovery, Rehearsed
 
-_QUICK_WEEKS, _USUAL_WEEKS = 3, 26
+_QUICK_WEEKS = 3
 _QUICK_KINDS = "level_shift"
 
 
@@ -21,7 +21,9 @@ def rehearsal(
     data: Annotated[
         Path | None, typer.Option(help="Folder with a published data set. Default: readings that simulators make.")
     ] = None,
-    weeks: Annotated[int | None, typer.Option(help="Length of the replay. Default: 26, half a year.", min=2)] = None,
+    weeks: Annotated[
+        int | None, typer.Option(help="Length of the replay. Default: 26, or as the readings allow.", min=2)
+    ] = None,
     inject: Annotated[
         str | None,
         typer.Option(
@@ -52,11 +54,14 @@ def rehearsal(
 
     Example: towncast rehearsal --data ../shared/data --domain water
     """
+    import logging
     import shutil
 
     from pipelines.quiet import quiet_libraries
 
     quiet_libraries()
+    # The diary tells of every alarm already.
+    logging.getLogger("pipelines.alerts").setLevel(logging.CRITICAL)
     from rich.console import Console
 
     from pipelines.rehearsal.plot import save_plot
@@ -67,7 +72,7 @@ def rehearsal(
         domain=domain,
         folder=folder,
         data=data,
-        weeks=weeks or (_QUICK_WEEKS if quick else _USUAL_WEEKS),
+        weeks=weeks or (_QUICK_WEEKS if quick else None),
         kinds=tuple(kind.strip() for kind in asked.split(",") if kind.strip() not in ("", "none")),
         recipe=recipe,
         retrain_weeks=retrain_weeks,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from features.errors import NotEnoughDataError
 from features.store import ReadingStore
 from features.vocabulary import Float32Array, Quantity
 from features.windows import Panel, build_panel
@@ -18,13 +19,11 @@ from pipelines.rehearsal.jobs import cause_of
 from pipelines.rehearsal.replay import Story
 from pipelines.settings import Settings
 from serving.monitoring.realised_store import NOMINAL, RealisedStore
-from training.span import splits_between
+from training.span import splits_between, without_past
 from training.window_set import WindowSet
 
 _DAY_S, _WEEK_S = 86400, 7 * 86400
 _BEFORE_WEEKS, _LAST_WEEKS = 4, 2
-# A model that learns from after the change alone needs so many weeks, besides those that it is judged on.
-_FRESH_WEEKS = 3
 _COLUMNS = ("site", "origin_s", "steps", "valid_s", "actual", "median", "lower", "upper", "model_version", NOMINAL)
 
 
@@ -188,15 +187,18 @@ def _unhelped(panel: Panel, last: pd.DataFrame, *, settings: Settings) -> float 
 
 
 def _fresh(panel: Panel, harm: Harm, last: pd.DataFrame, *, end_s: float, recipe: str) -> float | None:
-    """What a model makes of the last weeks that has learnt from after the change alone, up to these weeks."""
-    learnt_s = end_s - _LAST_WEEKS * _WEEK_S
-    too_short = learnt_s - harm.begin_s < _FRESH_WEEKS * _WEEK_S
-    if KINDS[harm.kind].group == "lost sensor" or too_short or not len(last):
+    """What a model makes of the last weeks that knows the harmed sites since the change alone, up to these weeks."""
+    if KINDS[harm.kind].group == "lost sensor" or not len(last):
         return None
     step_s = panel.domain.step_s
+    learnt_s = end_s - _LAST_WEEKS * _WEEK_S
     begin, end = (int(moment_s - panel.start_s) // step_s for moment_s in (harm.begin_s, learnt_s))
-    windows = _judged(panel, last, panel.domain.target)
-    return _error_on(windows, fresh_median(panel, windows, begin=begin, end=end, recipe=recipe), last)
+    alone = without_past(panel, before=begin + 1, sites=harm.sites)
+    windows = _judged(alone, last, panel.domain.target)
+    try:
+        return _error_on(windows, fresh_median(alone, windows, begin=begin, end=end, recipe=recipe), last)
+    except NotEnoughDataError:
+        return None  # too few weeks since
 
 
 def fresh_median(panel: Panel, windows: WindowSet, *, begin: int, end: int, recipe: str) -> Float32Array:

@@ -19,7 +19,7 @@ from features.errors import InvalidParameterError, TowncastError
 from features.store import ReadingStore
 from features.vocabulary import Domain
 from pipelines.ingest import ingest_parsed
-from pipelines.prepare import prepare
+from pipelines.prepare import simulate_readings
 from pipelines.promote import promote_version
 from pipelines.rehearsal.diary import Diary, Event, Harm, Rehearsed, read_diary
 from pipelines.rehearsal.injections import KINDS, Injection, inject
@@ -36,6 +36,7 @@ _DAY = pd.Timedelta(days=1)
 # Harm is spread over this part of the replay: the weeks before it show how a healthy town looks.
 _FIRST_SHARE, _LAST_SHARE = 0.3, 0.8
 _LOST_SENSOR_WEEKS = 3
+_USUAL_WEEKS, _LEAST_WEEKS, _LEAST_TRAINING_WEEKS = 26, 2, 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class RehearsalPlan:
         domain: What is forecast.
         folder: Where readings, models and the diary of the rehearsal are kept, apart from all others.
         data: Folder or file of a published data set; None for readings that simulators make.
-        weeks: Length of the replay; it ends with the last reading.
+        weeks: Length of the replay, which ends with the last reading; None for half a year, or what the readings leave.
         train_weeks: How many weeks before it the first champion knows at most.
         kinds: What is done to the readings, in order.
         recipe: How models are trained.
@@ -60,7 +61,7 @@ class RehearsalPlan:
     domain: str
     folder: Path
     data: Path | None = None
-    weeks: int = 26
+    weeks: int | None = None
     train_weeks: int = 52
     kinds: tuple[str, ...] = USUAL_KINDS
     recipe: str = "quick"
@@ -130,15 +131,14 @@ def rehearse(plan: RehearsalPlan, *, console: Console) -> Rehearsed:
 def _check(plan: RehearsalPlan) -> None:
     for kind in plan.kinds:
         KINDS[kind]
-    for name, value, least in (("weeks", plan.weeks, 2), ("origins_per_day", plan.origins_per_day, 1)):
-        if value < least or (name == "origins_per_day" and 24 % value):
-            raise InvalidParameterError(
-                parameter=name,
-                provided=value,
-                allowed=f"{least} or more" if name == "weeks" else "a divisor of 24",
-                fact="The rehearsal cannot be planned like this",
-                remedy="Choose another value.",
-            )
+    if plan.origins_per_day < 1 or 24 % plan.origins_per_day:
+        raise InvalidParameterError(
+            parameter="origins_per_day",
+            provided=plan.origins_per_day,
+            allowed="a divisor of 24",
+            fact="A day cannot be cut like this",
+            remedy="Choose another value.",
+        )
 
 
 def _day_steps(domain: Domain) -> int:
@@ -152,7 +152,7 @@ def _story(plan: RehearsalPlan, domain: Domain, steps: Steps) -> Story:
     source = Settings(data_dir=plan.folder / "source")
     store = ReadingStore(source.readings_dir, domain)
     if not store.sites():
-        prepare(domain, settings=source, steps=steps, data=None)
+        simulate_readings(domain, source, steps)
     return stored_story(store)
 
 
@@ -174,22 +174,24 @@ def _opened(plan: RehearsalPlan, story: Story, path: Path) -> Diary:
             )
         return found
     target = story.readings[story.readings["quantity"] == story.domain.target.name]
-    end = target["valid_at"].max().tz_convert(story.timezone).floor("D")
-    begin = (end - plan.weeks * 7 * _DAY).floor("D")
-    first = target["valid_at"].min().tz_convert(story.timezone)
-    if begin - first < plan.weeks * 7 * _DAY:
+    first, end = (target["valid_at"].agg(how).tz_convert(story.timezone) for how in ("min", "max"))
+    there = (end - first) // (7 * _DAY) - _LEAST_TRAINING_WEEKS
+    weeks = min(_USUAL_WEEKS, there) if plan.weeks is None else plan.weeks
+    if not _LEAST_WEEKS <= weeks <= there:
         raise InvalidParameterError(
             parameter="weeks",
-            provided=plan.weeks,
-            allowed="at most half of what the readings span",
-            fact="Too few readings lie before the replay to train on",
-            remedy="Choose fewer weeks with --weeks.",
+            provided=weeks,
+            allowed=f"{_LEAST_WEEKS} to {there}: {_LEAST_TRAINING_WEEKS} weeks before it are trained on",
+            fact="The readings are too short for this replay",
+            remedy="Choose fewer weeks with --weeks, or name longer readings with --data.",
         )
+    end = end.floor("D")
+    begin = (end - weeks * 7 * _DAY + pd.Timedelta(hours=2)).floor("D")
     return Diary(
         plan=plan.words(),
         begin_s=begin.timestamp(),
         end_s=end.timestamp(),
-        harms=planned_harms(plan.kinds, [site.name for site in story.sites], begin=begin, weeks=plan.weeks),
+        harms=planned_harms(plan.kinds, [site.name for site in story.sites], begin=begin, weeks=weeks),
         now_s=begin.timestamp(),
     )
 

@@ -210,7 +210,7 @@ def test_a_fortnight_goes_through_the_running_api(
         kinds=("level_shift",),
         recipe="profile",
         look_days=7,
-        retrain_weeks=1,
+        retrain_weeks=2,
     )
     plan.folder.mkdir()
     shutil.copy(empty_store, plan.folder / "mlflow.db")
