@@ -55,7 +55,6 @@ def rehearsal(
     Example: towncast rehearsal --data ../shared/data --domain water
     """
     import logging
-    import shutil
 
     from pipelines.quiet import quiet_libraries
 
@@ -79,8 +78,8 @@ def rehearsal(
         speed=speed,
     )
     console = Console()
-    if anew and folder.exists():
-        shutil.rmtree(folder)
+    if anew:
+        forget_rehearsal(folder)
     try:
         rehearsed = rehearse(plan, console=console)
     except KeyboardInterrupt:
@@ -89,6 +88,29 @@ def rehearsal(
     path = save_plot(rehearsed, picture or folder / "rehearsal.png")
     console.print(render_rehearsed(rehearsed))
     console.print(f"All figures: {folder / 'rehearsal.json'}; the picture: {path}", soft_wrap=True)
+
+
+def forget_rehearsal(folder: Path) -> None:
+    """Remove a rehearsal with all that it made.
+
+    Raises:
+        InvalidParameterError: The folder holds something else.
+    """
+    import shutil
+
+    from features.errors import InvalidParameterError
+
+    if not folder.exists():
+        return
+    if any(folder.iterdir()) and not any((folder / name).exists() for name in ("diary.json", "source", "readings")):
+        raise InvalidParameterError(
+            parameter="folder",
+            provided=str(folder),
+            allowed="the folder of a rehearsal",
+            fact="The folder holds something else, which is not removed",
+            remedy="Name another folder with --folder.",
+        )
+    shutil.rmtree(folder)
 
 
 def render_rehearsed(rehearsed: Rehearsed) -> Group:

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from features.files import whole_file
@@ -41,6 +42,7 @@ def plot_rehearsal(rehearsed: Rehearsed) -> Figure:
         for axis in axes:
             _draw_retrainings(axis, rehearsed.diary.events, named=axis is axes[-1])
         axes[-1].xaxis_date()
+        axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(axes[-1].xaxis.get_major_locator()))
         axes[-1].set_xlim(_day(rehearsed.diary.begin_s), _day(rehearsed.diary.end_s))
         weeks = round((rehearsed.diary.end_s - rehearsed.diary.begin_s) / _WEEK_S)
         figure.suptitle(
@@ -98,7 +100,12 @@ def _draw_error(axis: Axes, rehearsed: Rehearsed, recovery: Recovery) -> None:
     axis.axvspan(_day(harm.begin_s), _day(end_s), color=_HARM, alpha=0.10, linewidth=0)
     axis.axhline(recovery.before, color=_WELL, linewidth=1.0, linestyle="--")
     axis.plot(_middles(weeks), [week.error for week in weeks], color=_HURT, linewidth=2, marker="o", markersize=3)
-    top = max([week.error for week in weeks] + [recovery.before]) * 1.30
+    others = [
+        value
+        for value in (recovery.before, recovery.unhelped, recovery.fresh)
+        if value is not None and np.isfinite(value)
+    ]
+    top = max([week.error for week in weeks] + others) * 1.30
     axis.set_ylim(0, top)
     axis.set_ylabel(f"error, {rehearsed.unit}")
     axis.set_title(f"{kind.group}: {kind.words} ({_names(harm.sites)})", loc="left", fontsize=10)
@@ -109,15 +116,15 @@ def _draw_error(axis: Axes, rehearsed: Rehearsed, recovery: Recovery) -> None:
     _mark_alarm(axis, recovery, top)
     for value, words, symbol in ((recovery.unhelped, "never retrained", "x"), (recovery.fresh, "only new data", "D")):
         if value is not None:
-            _mark_value(axis, end_s, min(value, top * 0.97), words, value, symbol)
+            _mark_value(axis, end_s, words, value, symbol)
 
 
-def _mark_value(axis: Axes, end_s: float, height: float, words: str, value: float, symbol: str) -> None:
+def _mark_value(axis: Axes, end_s: float, words: str, value: float, symbol: str) -> None:
     """What another model makes of the last two weeks."""
     middle = _day(end_s - _WEEK_S)
-    axis.plot([middle], [height], color="black", marker=symbol, markersize=6, linestyle="none", clip_on=False)
+    axis.plot([middle], [value], color="black", marker=symbol, markersize=6, linestyle="none", clip_on=False)
     axis.annotate(
-        f"{words} {value:.3g}", (middle, height), xytext=(-7, 0), textcoords="offset points", ha="right", va="center",
+        f"{words} {value:.3g}", (middle, value), xytext=(-7, 0), textcoords="offset points", ha="right", va="center",
         fontsize=8,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from features.domains import DOMAINS
 from features.errors import DataError, InvalidParameterError, UnknownNameError
 from features.readings import join_readings, make_readings
 from features.vocabulary import Site
-from pipelines.commands.rehearsal import render_rehearsed
+from pipelines.commands.rehearsal import forget_rehearsal, render_rehearsed
 from pipelines.rehearsal.diary import (
     Diary,
     Event,
@@ -163,6 +163,16 @@ def test_domains_and_injections_that_are_not_there_are_refused(tmp_path: Path) -
     plan = RehearsalPlan(domain="water", folder=tmp_path, kinds=("level_shft",))
     with pytest.raises(UnknownNameError, match="level_shift"):
         rehearse(plan, console=Console(quiet=True))
+
+
+def test_only_a_rehearsal_is_removed_to_begin_anew(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(InvalidParameterError, match="something else"):
+        forget_rehearsal(tmp_path)
+    diary().save(tmp_path / "rehearsal" / "diary.json")
+    forget_rehearsal(tmp_path / "rehearsal")
+    assert not (tmp_path / "rehearsal").exists()
+    forget_rehearsal(tmp_path / "rehearsal")
 
 
 @pytest.fixture
