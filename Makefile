@@ -15,7 +15,7 @@ TOWN ?= water
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train simulate tune report cards promote rollback serve twin rehearsal reactor mlflow-ui test check images up build-reactor proto bench clean
+.PHONY: help setup train simulate tune report cards promote rollback monitor retrain schedule serve twin rehearsal reactor mlflow-ui test check images up build-reactor proto bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,15 @@ promote: $(READY) ## make a version champion, if the gate lets it (DOMAIN=traffi
 rollback: $(READY) ## make the champion before the present one champion again (DOMAIN=traffic)
 	$(BIN)/towncast rollback $(DOMAIN)
 
+monitor: $(READY) ## look at the champions: errors, coverage, drift, site by site (DOMAIN=traffic, empty for all)
+	$(BIN)/towncast monitor $(DOMAIN) $(if $(PAGE),--page)
+
+retrain: $(READY) ## retrain, judge and release what passes (DOMAIN=traffic REASON="..." DATA=folder)
+	$(BIN)/towncast retrain $(DOMAIN) --now $(if $(REASON),--reason "$(REASON)") $(if $(DATA),--data $(DATA))
+
+schedule: $(READY) ## monitor and retrain by themselves, with Prefect's pages on http://127.0.0.1:4200
+	$(BIN)/towncast schedule --prefect
+
 serve: $(READY) ## answer POST /predict/traffic, /pollution, /water and /demand on http://127.0.0.1:8000
 	$(BIN)/towncast serve
 
@@ -81,6 +90,7 @@ check: $(READY)
 images: ## build the images (needs Docker)
 	docker build -f deploy/Dockerfile --target api -t towncast .
 	docker build -f deploy/Dockerfile --target torchserve -t towncast-torchserve .
+	docker build -f deploy/Dockerfile --target jobs -t towncast-jobs .
 	docker build -f deploy/gpu.Dockerfile -t towncast-gpu .
 
 up: ## start the whole town with Docker Compose (fill in deploy/.env first)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.schedule_settings import ScheduleSettings
 
 
 def schedule(
@@ -35,9 +38,7 @@ def schedule(
     logging.getLogger("pipelines").setLevel(logging.INFO)
     settings, console = ScheduleSettings(), Console()
     if prefect:
-        from pipelines.flows import serve_deployments
-
-        serve_deployments(settings)
+        _serve(settings)
         return
     from pipelines.schedule import Schedule, domains_of, stopped_by_signals
     from pipelines.scheduled_jobs import jobs_of
@@ -55,3 +56,16 @@ def schedule(
     with stopped_by_signals() as stop:
         loop.run(stop)
     console.print("Stopped.")
+
+
+def _serve(settings: ScheduleSettings) -> None:
+    from pipelines.prefect_server import prefect_server, prepare_environment
+
+    home = settings.data_dir / "prefect"
+    prepare_environment(home)
+    typer.echo("Prefect's server starts; the first time takes half a minute.")
+    with prefect_server(log=home / "server.log") as url:
+        from pipelines.flows import serve_deployments
+
+        typer.echo(f"Its pages: {url.removesuffix('/api')}   Ctrl-C ends it.")
+        serve_deployments(settings)
