@@ -21,7 +21,8 @@ from rich.console import Console
 from features.domains import DOMAINS
 from features.errors import StorageError
 from pipelines.retraining_state import RetrainingRunningError
-from pipelines.schedule import domains_of, in_cooldown, joined
+from pipelines.schedule import domains_of
+from pipelines.schedule_rules import in_cooldown, joined
 from pipelines.schedule_settings import ScheduleSettings
 from serving.monitoring.report import Trigger, TriggerKind
 

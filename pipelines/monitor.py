@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from serving.monitoring.report_store import ReportStore, new_report_id
 from serving.monitoring.settings import MonitoringSettings
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.prediction_log.store import PredictionStore
+from serving.releases.plans import Standing
 from serving.releases.registry import ReleaseRegistry
 from training.registry import ModelRegistry, model_name
 from training.tracking import Tracking
@@ -104,7 +106,7 @@ def monitor_domain(
         open_desk(settings).tell([_failed(name, error)], now_s=now)
         raise
     alerts = [alert for report in reports for alert in alerts_of(report)]
-    open_desk(settings).tell([_works(name), *alerts], now_s=now)
+    open_desk(settings).tell([_works(name), *alerts, *job.decisions], now_s=now)
     return reports
 
 
@@ -117,6 +119,7 @@ class _Look:
         self._domain, self._settings, self._detection = domain, settings, detection
         self._steps, self._now_s = steps, now_s
         self._readings = ReadingStore(settings.readings_dir, domain)
+        self.decisions: list[Alert] = []
 
     def run(self, *, page: bool, tracked: bool) -> tuple[MonitoringReport, ...]:
         store = PredictionStore(PredictionLogSettings(data_dir=self._settings.data_dir).log_url)
@@ -159,6 +162,8 @@ class _Look:
         found = []
         for name, target in names.items():
             version = standings[name].versions.get(CHAMPION) if name in standings else None
+            if name in standings:
+                self.decisions += _decisions(standings[name], f"{self._domain.name}/{target.name}")
             if version is not None:
                 card = _card(registry, name, version)
                 found.append(_Champion(target=target, version=version, card=card))
@@ -319,6 +324,16 @@ def alerts_of(report: MonitoringReport) -> tuple[Alert, ...]:
 
 def _site_line(line: Assessment) -> str:
     return f"{line.site}: {line.reason}"
+
+
+def _decisions(standing: Standing, what: str) -> list[Alert]:
+    """How the last canary ended, told once; nothing of one that ended before anybody was told anything."""
+    ended = [line for line in standing.decisions if line.outcome != "advanced"]
+    if not ended or time.time() - datetime.fromisoformat(ended[-1].at).timestamp() > 2 * _DAY_S:
+        return []
+    last = ended[-1]
+    title = f"towncast: version {last.version} of {standing.name} was {last.outcome}"
+    return [Alert(key=f"{what}/canary", state=f"{last.at} {last.outcome}", level="info", title=title, text=last.reason)]
 
 
 def _failed(domain: str, error: TowncastError) -> Alert:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 from rich.console import Console
 
 from features.domains import DOMAINS
-from features.errors import InvalidParameterError, StorageError, TowncastError
+from features.errors import StorageError, TowncastError
 from features.files import make_folder, storage_errors, whole_file
 from pipelines.retraining_state import RetrainingStore
+from pipelines.schedule_requests import requests
+from pipelines.schedule_rules import in_cooldown, joined, next_time
 from pipelines.schedule_settings import ScheduleSettings
 from serving.monitoring.report import MonitoringReport, Trigger
 
@@ -33,7 +32,6 @@ Job = Literal["monitor", "retrain"]
 _LOG = logging.getLogger(__name__)
 _DAY_S = 86400.0
 _STATE = "state.json"
-_REQUESTS = "requests"
 _LOCK = ".lock"
 # A job that failed is tried again after so long, and after twice as long each time, up to a day [s].
 _RETRY_S = 300.0
@@ -60,21 +58,6 @@ class ScheduleState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A retraining that a person asks for; a file in the folder of requests.
-
-    Attributes:
-        domain: What is to be retrained.
-        reason: Why.
-        by: Who asks.
-    """
-
-    domain: str
-    reason: str
-    by: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """A job that is to be run now.
 
@@ -92,23 +75,8 @@ class Due:
 
 
 _KEPT = TypeAdapter(ScheduleState)
-_REQUEST = TypeAdapter(Request)
 Monitor = Callable[[str, bool], tuple[MonitoringReport, ...]]
 Retrain = Callable[[str, Trigger], Any]
-
-
-def ask_for_retraining(domain: str, reason: str, *, by: str, settings: ScheduleSettings) -> Path:
-    """Ask a running schedule to retrain a domain; it does within seconds. The file of the request.
-
-    Raises:
-        UnknownNameError: There is no such domain.
-        StorageError: The folder cannot be written.
-    """
-    request = Request(domain=DOMAINS[domain].name, reason=reason, by=by)
-    path = settings.schedule_dir / _REQUESTS / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(request)), encoding="utf-8")
-    return path
 
 
 def is_running(settings: ScheduleSettings) -> bool:
@@ -121,49 +89,6 @@ def is_running(settings: ScheduleSettings) -> bool:
             return False
     except Timeout:
         return True
-
-
-def next_time(cron: str, after_s: float, *, timezone: str) -> float:
-    """When a cron expression is next due [s since 1970].
-
-    Args:
-        cron: Five fields; of a clock that is put forward or back, as Debian's cron understands them.
-        after_s: Later than this [s since 1970].
-        timezone: IANA name of the clock.
-
-    Raises:
-        InvalidParameterError: The expression or the time zone cannot be read.
-    """
-    from cronsim import CronSim, CronSimError
-
-    try:
-        zone = ZoneInfo(timezone)
-        return float(next(CronSim(cron, datetime.fromtimestamp(after_s, tz=zone))).timestamp())
-    except (CronSimError, StopIteration, ValueError, KeyError) as error:
-        raise InvalidParameterError(
-            parameter="cron",
-            provided=f"{cron} ({timezone})",
-            allowed="five fields, such as `0 3 * * 1`, and an IANA time zone",
-            fact="The schedule cannot be read",
-            remedy="See TOWNCAST_MONITOR_CRON, TOWNCAST_RETRAIN_CRON, TOWNCAST_RETRAIN_CRON_OF and "
-            "TOWNCAST_SCHEDULE_TIMEZONE.",
-        ) from error
-
-
-def in_cooldown(domain: str, now_s: float, *, settings: ScheduleSettings) -> float:
-    """For how long no trigger of performance or data retrains a domain [s], 0 for it may.
-
-    Retrainings that were given up do not count, those that ended with a refusal do: the same readings would be refused
-    again.
-    """
-    began = [
-        state.began_s
-        for state in RetrainingStore(settings.retraining_dir).states(domain)
-        if not state.given_up and state.began_s <= now_s
-    ]
-    if not began:
-        return 0.0
-    return max(0.0, max(began) + settings.retrain_cooldown_days * _DAY_S - now_s)
 
 
 class Schedule:
@@ -194,6 +119,7 @@ class Schedule:
         self._settings, self._ask_domains = settings, domains
         self._domains: tuple[str, ...] = ()
         self._asked_s = -math.inf
+        self._begins = True
         self._monitor, self._retrain = monitor, retrain
         self._console, self._clock = console, clock
         self._path = settings.schedule_dir / _STATE
@@ -268,19 +194,29 @@ class Schedule:
         self._domains = found
 
     def _due(self) -> list[Due]:
-        """What is due: requests first, then retrainings, then looks."""
-        found = [*self._requested()]
+        """What is due: what was asked for or left first, then by domain."""
+        found = [*self._requested(), *self._unfinished()]
+        self._begins = False
         asked = {one.domain for one in found}
         for domain in self._domains:
-            cron = self._settings.retrain_cron_for(domain)
-            if domain not in asked and cron and self._is_due("retrain", domain, cron):
-                trigger = Trigger(
-                    kind="schedule", sites=(), reason=f"due by `{cron}` {self._settings.schedule_timezone}"
-                )
-                found.append(Due(job="retrain", domain=domain, trigger=trigger))
+            if domain not in asked and self._is_due("retrain", domain, self._settings.retrain_cron_for(domain)):
+                found.append(Due(job="retrain", domain=domain, trigger=self._scheduled(domain)))
             if self._is_due("monitor", domain, self._settings.monitor_cron):
                 found.append(Due(job="monitor", domain=domain))
         return found
+
+    def _scheduled(self, domain: str) -> Trigger:
+        cron = self._settings.retrain_cron_for(domain)
+        reason = f"due by `{cron}` {self._settings.schedule_timezone}" if cron else "the last one failed"
+        return Trigger(kind="schedule", sites=(), reason=reason)
+
+    def _unfinished(self) -> Iterator[Due]:
+        """Retrainings that ended with the schedule before this one."""
+        store = RetrainingStore(self._settings.retraining_dir)
+        for domain in self._domains if self._begins else ():
+            state = store.latest(domain)
+            if state is not None and state.unfinished and not self._state.failed.get(f"retrain/{domain}"):
+                yield Due(job="retrain", domain=domain, trigger=state.trigger)
 
     def _is_due(self, job: Job, domain: str, cron: str) -> bool:
         key, now = f"{job}/{domain}", self._clock()
@@ -294,7 +230,7 @@ class Schedule:
             return False
         if self._state.failed.get(key):
             return now >= self._retry_at(key)
-        return now >= next_time(cron, last, timezone=self._settings.schedule_timezone)
+        return bool(cron) and now >= next_time(cron, last, timezone=self._settings.schedule_timezone)
 
     def _retry_at(self, key: str) -> float:
         """From when on a job that failed is tried again, 0 for one that did not."""
@@ -303,20 +239,12 @@ class Schedule:
         return self._state.done_s.get(key, 0.0) + waits_s if failed else 0.0
 
     def _requested(self) -> Iterator[Due]:
-        for path in sorted((self._settings.schedule_dir / _REQUESTS).glob("[0-9]*.json")):
-            try:
-                request = _REQUEST.validate_json(path.read_bytes())
-                domain = DOMAINS[request.domain].name
-            except (OSError, ValueError, TowncastError) as error:
-                _LOG.warning("A request cannot be read, and is put aside: %s: %s", path, error)
-                with contextlib.suppress(OSError):
-                    path.rename(path.with_suffix(".unreadable"))
-                continue
-            if self._clock() < self._retry_at(f"retrain/{domain}"):
+        for path, request in requests(self._settings):
+            if self._clock() < self._retry_at(f"retrain/{request.domain}"):
                 continue
             by = f", {request.by}" if request.by else ""
             trigger = Trigger(kind="manual", sites=(), reason=f"{request.reason or 'asked for'}{by}")
-            yield Due(job="retrain", domain=domain, trigger=trigger, request=path)
+            yield Due(job="retrain", domain=request.domain, trigger=trigger, request=path)
 
     def _run(self, due: Due) -> list[Due]:
         """Run a job; what it asks for."""
@@ -397,14 +325,6 @@ class Schedule:
         except StorageError as error:
             # It goes on with what it knows; after a restart a run may come once more.
             _LOG.error("The schedule's state cannot be kept: %s", error)
-
-
-def joined(triggers: list[Trigger]) -> Trigger:
-    """Several triggers of a domain's targets as one; what is known of errors comes first."""
-    first = next((one for one in triggers if one.kind == "performance"), triggers[0])
-    sites = tuple(dict.fromkeys(site for one in triggers if one.kind == first.kind for site in one.sites))
-    reasons = "; ".join(dict.fromkeys(one.reason for one in [first, *triggers]))
-    return Trigger(kind=first.kind, sites=sites, reason=reasons)
 
 
 @contextlib.contextmanager

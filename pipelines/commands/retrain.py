@@ -86,7 +86,8 @@ def retrain(
 
 def _ask(domain: str, reason: str) -> None:
     from features.alias_history import who
-    from pipelines.schedule import ask_for_retraining, is_running
+    from pipelines.schedule import is_running
+    from pipelines.schedule_requests import ask_for_retraining
     from pipelines.schedule_settings import ScheduleSettings
 
     settings = ScheduleSettings()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,9 @@ from rich.console import Console
 
 from features.errors import InvalidParameterError, StorageError, UnknownNameError
 from pipelines.retraining_state import RetrainingStore, new_state
-from pipelines.schedule import (
-    Schedule,
-    ScheduleRunningError,
-    ask_for_retraining,
-    in_cooldown,
-    is_running,
-    joined,
-    next_time,
-)
+from pipelines.schedule import Schedule, ScheduleRunningError, is_running
+from pipelines.schedule_requests import ask_for_retraining
+from pipelines.schedule_rules import in_cooldown, joined, next_time
 from pipelines.schedule_settings import ScheduleSettings
 from serving.monitoring.report import MonitoringReport, Trigger
 from serving.monitoring.report_store import new_report_id
@@ -72,7 +67,7 @@ class Town:
         if self.error is not None:
             raise self.error
         state = new_state(domain, (), trigger, now_s=self.now_s, data="", recipe="", trials=0)
-        RetrainingStore(self.settings.retraining_dir).save(state)
+        RetrainingStore(self.settings.retraining_dir).save(replace(state, step="done"))
 
     def after(self, seconds: float) -> list[str]:
         """What a schedule that is started so much later runs."""
@@ -147,6 +142,17 @@ def test_what_failed_is_tried_again_ever_more_seldom(tmp_path: Path) -> None:
     # An error that nobody thought of ends no schedule either.
     town.error = ZeroDivisionError()
     assert "retrain traffic: schedule" in town.after(7 * DAY_S)
+
+
+def test_a_retraining_that_ended_with_the_schedule_is_taken_up_when_it_starts(tmp_path: Path) -> None:
+    town = Town(tmp_path, retrain_cron="")
+    town.after(0)
+    state = new_state("traffic", (), HARM, now_s=town.now_s, data="", recipe="", trials=0)
+    store = RetrainingStore(town.settings.retraining_dir)
+    store.save(state)
+    assert town.after(60) == ["retrain traffic: performance"]
+    store.save(replace(state, given_up="it failed 3 times", id=f"{state.id}9"))
+    assert town.after(60) == []
 
 
 def test_a_clock_that_goes_back_runs_nothing_twice(tmp_path: Path) -> None:
