@@ -23,7 +23,7 @@ from features.domains import DOMAINS
 from features.errors import StorageError, TowncastError
 from features.files import make_folder, storage_errors, whole_file
 from pipelines.retraining_state import RetrainingStore
-from pipelines.schedule_requests import requests
+from pipelines.schedule_requests import Request, requests
 from pipelines.schedule_rules import in_cooldown, joined, next_time
 from pipelines.schedule_settings import ScheduleSettings
 from serving.monitoring.report import MonitoringReport, Trigger
@@ -65,13 +65,13 @@ class Due:
         job: Which.
         domain: Whose.
         trigger: Of a retraining.
-        request: Its file, which is removed when it is done.
+        requests: Files of those who asked for it, which are removed when it is done.
     """
 
     job: Job
     domain: str
     trigger: Trigger | None = None
-    request: Path | None = None
+    requests: tuple[Path, ...] = ()
 
 
 _KEPT = TypeAdapter(ScheduleState)
@@ -188,16 +188,20 @@ class Schedule:
             found = self._ask_domains()
         except TowncastError as error:
             _LOG.warning("Which domains there are cannot be asked: %s", error)
-            return
+            found = ()
+        # A registry that is gone has no models: looks at those of before say so, and tell people.
+        found = found or tuple(key.partition("/")[2] for key in self._state.done_s if key.startswith("monitor/"))
         if first or found != self._domains:
             self._console.print(f"Looks after: {', '.join(found) or 'no domain, as none has a champion yet'}")
         self._domains = found
 
     def _due(self) -> list[Due]:
         """What is due: what was asked for or left first, then by domain."""
-        found = [*self._requested(), *self._unfinished()]
-        self._begins = False
+        found = self._requested()
         asked = {one.domain for one in found}
+        found += [one for one in self._unfinished() if one.domain not in asked]
+        asked |= {one.domain for one in found}
+        self._begins = False
         for domain in self._domains:
             if domain not in asked and self._is_due("retrain", domain, self._settings.retrain_cron_for(domain)):
                 found.append(Due(job="retrain", domain=domain, trigger=self._scheduled(domain)))
@@ -238,13 +242,20 @@ class Schedule:
         waits_s = min(_RETRY_S * 2.0 ** min(failed - 1, 20), _DAY_S)
         return self._state.done_s.get(key, 0.0) + waits_s if failed else 0.0
 
-    def _requested(self) -> Iterator[Due]:
+    def _requested(self) -> list[Due]:
+        """One retraining for each domain, however many ask for it."""
+        asked: dict[str, list[tuple[Path, Request]]] = {}
         for path, request in requests(self._settings):
-            if self._clock() < self._retry_at(f"retrain/{request.domain}"):
-                continue
-            by = f", {request.by}" if request.by else ""
-            trigger = Trigger(kind="manual", sites=(), reason=f"{request.reason or 'asked for'}{by}")
-            yield Due(job="retrain", domain=request.domain, trigger=trigger, request=path)
+            if self._clock() >= self._retry_at(f"retrain/{request.domain}"):
+                asked.setdefault(request.domain, []).append((path, request))
+        found = []
+        for domain, several in asked.items():
+            reason = "; ".join(dict.fromkeys(one.words for _, one in several))
+            trigger = Trigger(kind="manual", sites=(), reason=reason)
+            found.append(
+                Due(job="retrain", domain=domain, trigger=trigger, requests=tuple(path for path, _ in several))
+            )
+        return found
 
     def _run(self, due: Due) -> list[Due]:
         """Run a job; what it asks for."""
@@ -291,19 +302,19 @@ class Schedule:
         self._console.print(f"[red]{key} failed:[/] {error}")
         failed = self._state.failed.get(key, 0) + 1
         self._write(replace(self._state, failed={**self._state.failed, key: failed}))
-        if due.request is not None and failed >= self._settings.retrain_attempts:
-            self._remove(due.request)
+        if failed >= self._settings.retrain_attempts:
+            self._remove(due.requests)
 
     def _succeed(self, key: str, due: Due) -> None:
         left = {name: count for name, count in self._state.failed.items() if name != key}
         if left != self._state.failed:
             self._write(replace(self._state, failed=left))
-        if due.request is not None:
-            self._remove(due.request)
+        self._remove(due.requests)
 
-    def _remove(self, request: Path) -> None:
-        with contextlib.suppress(OSError):
-            request.unlink()
+    def _remove(self, paths: tuple[Path, ...]) -> None:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _note(self, key: str, at_s: float) -> None:
         self._write(replace(self._state, done_s={**self._state.done_s, key: at_s}))

@@ -35,6 +35,11 @@ class Request:
     reason: str
     by: str = ""
 
+    @property
+    def words(self) -> str:
+        """Why, and who asks, for people."""
+        return f"{self.reason or 'asked for'}, {self.by}" if self.by else self.reason or "asked for"
+
 
 _REQUEST = TypeAdapter(Request)
 

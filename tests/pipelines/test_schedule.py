@@ -32,6 +32,7 @@ class Town:
         self.settings = ScheduleSettings(data_dir=folder, **facts)  # type: ignore[arg-type]
         self.now_s = MONDAY_S
         self.ran: list[str] = []
+        self.reasons: list[str] = []
         self.triggers: tuple[Trigger, ...] = ()
         self.error: Exception | None = None
         self.domains = ("traffic",)
@@ -64,6 +65,7 @@ class Town:
 
     def retrain(self, domain: str, trigger: Trigger) -> None:
         self.ran.append(f"retrain {domain}: {trigger.kind}")
+        self.reasons.append(trigger.reason)
         if self.error is not None:
             raise self.error
         state = new_state(domain, (), trigger, now_s=self.now_s, data="", recipe="", trials=0)
@@ -121,8 +123,12 @@ def test_a_person_asks_with_a_file_and_is_heard_in_the_cooldown_too(tmp_path: Pa
     assert not path.exists()
     assert (path.parent / "00.unreadable").exists()
     assert town.after(60) == []
-    ask_for_retraining("traffic", "", by="", settings=town.settings)
+    # Two who ask get one.
+    for who in ("asha", "ravi"):
+        ask_for_retraining("traffic", "", by=who, settings=town.settings)
     assert town.after(60) == ["retrain traffic: manual"]
+    assert town.reasons[-1] == "asked for, asha; asked for, ravi"
+    assert town.after(60) == []
     with pytest.raises(UnknownNameError, match="traffic"):
         ask_for_retraining("trafic", "", by="", settings=town.settings)
 
@@ -159,6 +165,13 @@ def test_a_clock_that_goes_back_runs_nothing_twice(tmp_path: Path) -> None:
     town = Town(tmp_path)
     town.after(4 * HOUR_S)
     assert town.after(-0.5 * HOUR_S) == []
+    assert town.after(HOUR_S) == ["monitor traffic"]
+
+
+def test_a_registry_that_is_gone_does_not_end_the_looks_that_say_so(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.after(0)
+    town.domains = ()
     assert town.after(HOUR_S) == ["monitor traffic"]
 
 
