@@ -17,7 +17,6 @@ import pandas as pd
 from rich.console import Console
 
 from features.adaptive_intervals import AdaptiveIntervals
-from features.domains import DOMAINS
 from features.readings import make_readings
 from features.sources import find_published
 from features.vocabulary import CALENDAR_CHANNELS, Domain, Float32Array, Int64Array, Quantity
@@ -27,7 +26,7 @@ from serving.monitoring.realised import REALISED_COLUMNS
 from training.calibrate import start_intervals, walk_intervals
 from training.families import Workplace, make_forecaster
 from training.forecaster import Forecaster, predict_set
-from training.recipes import RECIPES
+from training.recipes import Recipe
 from training.window_set import split_windows
 
 DAY_S, WEEK_S = 86400, 7 * 86400
@@ -97,21 +96,23 @@ class ServedSeries:
     episodes: tuple[Episode, ...]
 
 
-def serve(name: str, data: Path, panel: Panel, console: Console, *, episodes: int, weeks: int | None) -> ServedSeries:
+def serve(
+    recipe: Recipe, data: Path, panel: Panel, console: Console, *, episodes: int, weeks: int | None
+) -> ServedSeries:
     """Fit a domain's champion on the earlier part of its series, and serve it over the rest.
 
     Args:
-        name: Of the domain; its first target is forecast.
+        recipe: How its champion is fitted.
         data: Folder with the published files.
-        panel: The domain's readings.
+        panel: The domain's readings; its first target is forecast.
         console: Where progress is shown.
         episodes: How many harmed weeks there are.
         weeks: How many weeks are walked at most, None for all.
     """
-    domain, published = DOMAINS[name], find_published(DOMAINS[name], data)
+    domain, published = panel.domain, find_published(panel.domain, data)
     counted = None if published.reliable_from is None else int(published.reliable_from.timestamp())
     splits = split_windows(panel, test_share=_WALKED_SHARE, counted_from_s=counted)
-    forecaster = make_forecaster(domain, RECIPES[name]["quick"], Workplace(), target=domain.target)
+    forecaster = make_forecaster(domain, recipe, Workplace(), target=domain.target)
     with console.status(f"{published.name}: fitting on {splits.train.span()}"):
         forecaster.fit(splits, seed=0)
     first = int(panel.moments_s[int(splits.test.origin_B.min())])

@@ -106,7 +106,7 @@ def watch(series: ServedSeries, settings: DetectionSettings) -> Watched:
 
 
 def cases_of(watched: Watched, *, first_number: int) -> list[Case]:
-    """All weeks with half a year before them: the undisturbed, then the injected ones."""
+    """All weeks with half a year before them: the undisturbed, then the injected ones among healthy weeks."""
     settings, series = watched.settings, watched.series
     test_from_s = series.begin_s + (series.end_s - series.begin_s) * 2 // 3
     found: list[Case] = []
@@ -134,7 +134,9 @@ def cases_of(watched: Watched, *, first_number: int) -> list[Case]:
         week = (episode.onset_s - watched.begin_s) // WEEK_S
         usual = watched.usual[episode.site]
         enough = len(episode.realised) >= _KNOWN_SHARE * usual.usual_count * HOURS
-        if settings.reference_weeks <= week < watched.weeks - 1 and enough and np.isfinite(usual.usual_W[week]):
+        # Where there is harm anyway, an alarm may stand already: nothing would be found.
+        calm = bool((usual.ratio_W[max(0, week - 1) : week + 2] <= settings.harm_ratio).all())
+        if settings.reference_weeks <= week < watched.weeks - 1 and enough and calm:
             error = np.abs(episode.realised["actual"] - episode.realised["median"]).mean()
             add(episode.site, episode.onset_s, float(error / usual.usual_W[week]), after=False, episode=number)
     return found

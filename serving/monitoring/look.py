@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
 from serving.monitoring.detection_settings import DetectionSettings
 from serving.monitoring.drift import VALUE_COLUMNS, drift_lines
 from serving.monitoring.estimate import estimate_errors
-from serving.monitoring.report import DriftLine, MonitoringReport, Trigger
-from serving.monitoring.triggers import NOMINAL_COVERAGE, assess_sites, champion_rows, performance_trigger
+from serving.monitoring.realised import REALISED_COLUMNS
+from serving.monitoring.report import DriftLine, ErrorEstimate, MonitoringReport, Trigger
+from serving.monitoring.triggers import (
+    NOMINAL_COVERAGE,
+    SiteEvidence,
+    champion_rows,
+    gather_evidence,
+    judge_sites,
+    performance_trigger,
+)
 
 _WEEK_S = 7 * 86400
 
@@ -23,7 +31,7 @@ def look_at(
     unit: str,
     model_version: str,
     now_s: float,
-    realised: pd.DataFrame,
+    realised: pd.DataFrame | Iterable[pd.DataFrame],
     waiting: pd.DataFrame,
     reference_inputs: pd.DataFrame,
     recent_inputs: pd.DataFrame,
@@ -44,7 +52,8 @@ def look_at(
         unit: Of the target.
         model_version: The champion's.
         now_s: The present, on the clock of the readings [s since 1970].
-        realised: Columns `REALISED_COLUMNS`, a year and a half of them at best.
+        realised: Columns `REALISED_COLUMNS`, a year and a half of them at best. A large town gives a table for some
+            sites after the other: each is read once.
         waiting: Steps without an actual, columns `WAITING_COLUMNS` (`RealisedStore.waiting`).
         reference_inputs: Inputs of the training period, columns `VALUE_COLUMNS`; empty for no drift of inputs.
         recent_inputs: Inputs of the last week or more, the same columns.
@@ -61,11 +70,14 @@ def look_at(
         triggers. A window without any data gives a report that says so.
     """
     settings = settings or DetectionSettings()
-    rows = champion_rows(realised, now_s=now_s)
-    sites = set(trained_sites) & set(present_sites)
-    assessments = assess_sites(
-        rows, now_s=now_s, settings=settings, nominal_coverage=nominal_coverage, sites=sorted(sites)
-    )
+    seen = _Seen()
+    for table in [realised] if isinstance(realised, pd.DataFrame) else realised:
+        seen.take(table, waiting, target, now_s=now_s, nominal_coverage=nominal_coverage, settings=settings)
+    # Sites that wait for their first actuals.
+    nothing = pd.DataFrame(columns=list(REALISED_COLUMNS))
+    unseen = waiting[~waiting["site"].isin(seen.sites)]
+    sites = sorted(set(trained_sites) & set(present_sites))
+    assessments = judge_sites(seen.evidence, now_s=now_s, sites=sites, settings=settings)
     with_data = [line for line in assessments if line.steps]
     data = data_trigger(
         trained_sites=trained_sites,
@@ -86,12 +98,44 @@ def look_at(
         assessments=assessments,
         drift=(
             *drift_lines(reference_inputs, recent_inputs, of="feature", settings=settings),
-            *_forecast_drift(rows, waiting, target, now_s, settings),
+            *seen.drift,
         ),
-        estimates=estimate_errors(rows, waiting, settings=settings),
+        estimates=(*seen.estimates, *estimate_errors(nothing, unseen, settings=settings)),
         triggers=tuple(trigger for trigger in (performance_trigger(assessments), data) if trigger),
-        remarks=(*remarks, *_remarks(realised, rows, now_s, trained_sites, present_sites)),
+        remarks=(*remarks, *_remarks(seen, trained_sites, present_sites)),
     )
+
+
+class _Seen:
+    """What is seen in tables of sites, one after the other."""
+
+    def __init__(self) -> None:
+        self.sites: set[str] = set()
+        self.evidence: list[SiteEvidence] = []
+        self.drift: list[DriftLine] = []
+        self.estimates: list[ErrorEstimate] = []
+        self.rows = self.ahead = 0
+
+    def take(
+        self,
+        table: pd.DataFrame,
+        waiting: pd.DataFrame,
+        target: str,
+        *,
+        now_s: float,
+        nominal_coverage: float,
+        settings: DetectionSettings,
+    ) -> None:
+        """Look at some sites."""
+        rows = champion_rows(table, now_s=now_s)
+        sites = set(table["site"].unique())
+        waits = waiting[waiting["site"].isin(sites)]
+        self.sites |= sites
+        self.rows += len(rows)
+        self.ahead += int((table["valid_s"] > now_s).sum())
+        self.evidence += gather_evidence(rows, now_s=now_s, nominal_coverage=nominal_coverage, settings=settings)
+        self.drift += _forecast_drift(rows, waits, target, now_s, settings)
+        self.estimates += estimate_errors(rows, waits, settings=settings)
 
 
 def data_trigger(
@@ -146,18 +190,11 @@ def _forecast_drift(
     return drift_lines(before, values[recent], of="prediction", settings=settings)
 
 
-def _remarks(
-    realised: pd.DataFrame,
-    rows: pd.DataFrame,
-    now_s: float,
-    trained_sites: Collection[str],
-    present_sites: Collection[str],
-) -> tuple[str, ...]:
+def _remarks(seen: _Seen, trained_sites: Collection[str], present_sites: Collection[str]) -> tuple[str, ...]:
     remarks = []
-    ahead = int((realised["valid_s"] > now_s).sum())
-    if ahead:
-        remarks.append(f"{ahead} actuals lie in the future of this look and were passed over: a clock is wrong")
-    if rows.empty:
+    if seen.ahead:
+        remarks.append(f"{seen.ahead} actuals lie in the future of this look and were passed over: a clock is wrong")
+    if not seen.rows:
         remarks.append("no forecast of the champion has an actual: nothing can be said of its errors")
     gone = sorted(set(trained_sites) - set(present_sites)) if present_sites else []
     if gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def waiting(site: str) -> pd.DataFrame:
     return frame[list(WAITING_COLUMNS)]
 
 
-def look(table: pd.DataFrame, **others: Any) -> MonitoringReport:
+def look(table: pd.DataFrame | Iterator[pd.DataFrame], **others: Any) -> MonitoringReport:
     given: dict[str, Any] = {
         "id": "0001",
         "domain": "water",
@@ -88,6 +89,14 @@ def test_a_report_holds_all_and_can_be_kept() -> None:
     assert (report.until_s, report.since_s) == (END_S, END_S - WEEK_S + HOUR_S)
     assert report.remarks == ()
     assert report_from_json(report.as_json()).triggers == report.triggers
+
+
+def test_a_large_town_may_come_site_by_site() -> None:
+    tables = [realised("A"), realised("BB", late=40.0)]
+    waits = pd.concat([waiting("A"), waiting("new")])
+    whole, parts = look(pd.concat(tables), waiting=waits), look(iter(tables), waiting=waits)
+    assert parts.as_json() == whole.as_json()
+    assert [line.site for line in parts.estimates] == ["A", "new"]
 
 
 def test_drift_of_inputs_explains_and_triggers_nothing() -> None:

@@ -175,6 +175,17 @@ def test_how_often_somebody_looks_changes_nothing(town: pd.DataFrame) -> None:
     assert assess_sites(harmed, now_s=END_S) == assess_sites(harmed.sample(frac=1.0, random_state=3), now_s=END_S)
 
 
+@pytest.mark.parametrize("factor", [0.001, 3.6])
+def test_units_do_not_matter(town: pd.DataFrame, factor: float) -> None:
+    table = moved(town, "B", by=40.0, hours=30)
+    measured = ["actual", "median", "lower", "upper"]
+    other = table.assign(**{name: factor * table[name] for name in measured})
+    for line, same in zip(assess_sites(table, now_s=END_S), assess_sites(other, now_s=END_S), strict=True):
+        assert (same.site, same.state) == (line.site, line.state)
+        assert (same.score, same.limit) == pytest.approx((line.score, line.limit))
+        assert same.error == pytest.approx(factor * line.error)
+
+
 def test_one_site_alone_is_calibrated_on_its_own_weeks() -> None:
     alone = realised("A")
     assert by_site(alone)["A"].state in {"healthy", "suspect"}
