@@ -294,12 +294,15 @@ class ReadingStore:
         found = self._query("SELECT DISTINCT site FROM read_parquet(?) WHERE starts_with(source, 'sensor:') ORDER BY 1")
         return [] if found is None else found["site"].tolist()
 
-    def came_since(self, seen: Collection[str], quantity: str) -> tuple[frozenset[str], pd.DataFrame]:
+    def came_since(
+        self, seen: Collection[str], quantity: str, *, start: pd.Timestamp | None = None
+    ) -> tuple[frozenset[str], pd.DataFrame]:
         """What came in since this was asked before, whatever moments it is about.
 
         Args:
             seen: What the answer before named; nothing for all readings.
             quantity: Readings of this one.
+            start: Only valid at or after this moment.
 
         Returns:
             What names all that is there now, and rows `site, number`: sites and the domain's steps [since 1970] in
@@ -317,8 +320,8 @@ class ReadingStore:
 
         found = self._query(
             f"SELECT DISTINCT site, epoch_us(valid_at) // {self.domain.step_s * 1_000_000} AS number "
-            "FROM read_parquet(?) WHERE quantity = ?",
-            [quantity],
+            "FROM read_parquet(?) WHERE quantity = ? AND (? IS NULL OR valid_at >= ?)",
+            [quantity, start, start],
             choose=unseen,
         )
         if found is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,9 @@ from features.store import ReadingStore
 from features.stored_files import one_writer
 from serving.monitoring.join_state import JoinState, read_state, write_state
 from serving.monitoring.realised import REALISED_KEY
-from serving.monitoring.realised_rows import NOMINAL
+from serving.monitoring.realised_rows import forecast_rows
 from serving.monitoring.realised_store import RealisedStore
 from serving.monitoring.settings import MonitoringSettings
-from serving.prediction_log.batches import ForecastBatch
 from serving.prediction_log.store import PredictionStore
 from serving.prediction_log.tallies import HOUR_S
 
@@ -123,25 +122,27 @@ class _Join:
     ) -> None:
         self.store, self.readings, self.realised, self.now_s = store, readings, realised, now_s
         self.domain, self.target = realised.domain, realised.target
-        self.steps_K = np.array(
-            [step for step in settings.steps_of(self.domain) if step <= self.domain.horizon_steps], dtype=np.int64
-        )
+        self.steps_K = np.array(settings.steps_of(self.domain), dtype=np.int64)
         self.patience_s = settings.actuals_patience_days * _DAY_S
         self.path = realised.folder / STATE_FILE
         self.before = read_state(self.path)
+        if self.before.steps != settings.steps_of(self.domain):
+            # The steps that were not kept are still in the log.
+            self.before = replace(self.before, made_by_hour={})
         self.joined_s = max(now_s, self.before.joined_s)
         self.last_s: dict[str, int] = dict(self.before.last_s)
         self.counts: Counter[str] = Counter()
         self.remarks: list[str] = []
         self.written = False
         self.given_up_s = self._given_up_before()
+        self.simulated = dict(self.before.simulated)
         self.left_out = realised.left_out()
         self.had_rows = bool(realised.months())
 
     def run(self) -> JoinReport:
         # Asked before anything is looked at: what comes meanwhile is new for the next join.
-        seen, came = self.readings.came_since(self.before.seen, self.target.name)
-        simulated = self._kinds(came)
+        seen, came = self._came()
+        self._tell_apart(came["site"].unique().tolist())
         made = self._made_by_hour()
         self._enter(made)
         early = self._look_again(came)
@@ -151,6 +152,7 @@ class _Join:
         state = JoinState(
             at_s=self.now_s,
             joined_s=self.joined_s,
+            steps=tuple(self.steps_K.tolist()),
             made_by_hour=made,
             counted_s=self.now_s if self._counts_all() else self.before.counted_s,
             seen=seen,
@@ -158,7 +160,7 @@ class _Join:
             waiting=waiting,
             given_up_s=patient_s if self.given_up_s is None else max(self.given_up_s, patient_s),
             last_s=self.last_s,
-            simulated=simulated,
+            simulated=self.simulated,
         )
         vanished = self._vanished()
         write_state(self.path, state)
@@ -185,19 +187,32 @@ class _Join:
             )
         return None if before.given_up_s is None else min(before.given_up_s, self.now_s - self.patience_s)
 
-    def _kinds(self, came: pd.DataFrame) -> dict[str, bool]:
-        """Of each site with readings whether they are simulated; leaves those out where others are measured."""
-        kinds = dict(self.before.simulated)
-        kinds |= self.readings.simulated([site for site in came["site"].unique().tolist() if site not in kinds])
-        if not all(kinds.values()):
-            mixed = {site for site, simulated in kinds.items() if simulated} - self.left_out
-            if mixed:
-                self.realised.leave_out(mixed)
-                self.left_out |= mixed
-                self.remarks.append(
-                    f"Simulated sites are left out, as the domain has measured ones: {_names(sorted(mixed))}."
-                )
-        return kinds
+    def _came(self) -> tuple[frozenset[str], pd.DataFrame]:
+        """What came into the readings; at first as far as it can matter, which of years of them is little."""
+        months, step_s, start_s = self.realised.months(), self.domain.step_s, None
+        if not self.before.seen:
+            start_s = int(self.now_s)
+            if months:
+                start_s = min(start_s, int(np.datetime64(months[0], "s").astype(np.int64)))
+            start_s -= 2 * step_s
+        start = None if start_s is None else pd.Timestamp(start_s, unit="s", tz="UTC")
+        return self.readings.came_since(self.before.seen, self.target.name, start=start)
+
+    def _tell_apart(self, sites: Sequence[str]) -> None:
+        """Learn which sites are simulated; leaves those out where others are measured."""
+        unknown = [site for site in sites if site not in self.simulated]
+        if not unknown:
+            return
+        if not self.simulated:
+            self.simulated.update(dict.fromkeys(self.readings.measured_sites(), False))
+        self.simulated |= self.readings.simulated([site for site in unknown if site not in self.simulated])
+        mixed = {site for site, simulated in self.simulated.items() if simulated} - self.left_out
+        if mixed and not all(self.simulated.values()):
+            self.realised.leave_out(mixed)
+            self.left_out |= mixed
+            self.remarks.append(
+                f"Simulated sites are left out, as the domain has measured ones: {_names(sorted(mixed))}."
+            )
 
     def _counts_all(self) -> bool:
         """Whether all of the log is counted: a large one once an hour."""
@@ -228,7 +243,7 @@ class _Join:
                 if batch.step_s != self.domain.step_s:
                     odd["step"] += len(batch)
                     continue
-                parts.append(self._rows(batch))
+                parts.append(forecast_rows(batch, self.steps_K))
                 if sum(map(len, parts)) >= _ROWS_TOGETHER:
                     self._enter_rows(pd.concat(parts, ignore_index=True), odd)
                     parts = []
@@ -236,32 +251,9 @@ class _Join:
             self._enter_rows(pd.concat(parts, ignore_index=True), odd)
         self._say_odd(odd)
 
-    def _rows(self, batch: ForecastBatch) -> pd.DataFrame:
-        """The kept steps of forecasts as rows without actuals."""
-        steps_K = self.steps_K[self.steps_K <= batch.value_NHQ.shape[1]]
-        number = len(steps_K)
-        value_NKQ = batch.value_NHQ[:, steps_K - 1]
-        middle = int(np.argmin(np.abs(np.asarray(batch.levels) - 0.5)))
-        origin_s = np.repeat(batch.origin_s_N, number)
-        steps = np.tile(steps_K, len(batch))
-        return pd.DataFrame(
-            {
-                "site": np.repeat(batch.site_N, number),
-                "model_version": np.repeat(batch.model_version_N, number),
-                "role": np.repeat(batch.role_N, number),
-                "origin_s": origin_s,
-                "steps": steps,
-                "valid_s": origin_s + steps * batch.step_s,
-                "median": value_NKQ[:, :, middle].reshape(-1),
-                "lower": value_NKQ[:, :, 0].reshape(-1),
-                "upper": value_NKQ[:, :, -1].reshape(-1),
-                "made_s": np.repeat(batch.made_s_N, number),
-                NOMINAL: round(batch.levels[-1] - batch.levels[0], 6),
-            }
-        )
-
     def _enter_rows(self, rows: pd.DataFrame, odd: Counter[str]) -> None:
-        rows = rows[~rows["site"].isin(self.left_out)]
+        self._tell_apart(rows["site"].unique().tolist())
+        rows = rows[~rows["site"].isin(self.left_out) & (rows["valid_s"] >= self.realised.kept_since_s())]
         rows = rows.sort_values(_MADE_ORDER, kind="stable").drop_duplicates(list(REALISED_KEY), keep="last")
         if not len(rows):
             return

@@ -21,6 +21,7 @@ class JoinState:
     Attributes:
         at_s: The present at that join [s since 1970], None before the first.
         joined_s: Latest `joined_s` that was given: it never runs back, whatever clocks do [s since 1970].
+        steps: Steps ahead that were kept.
         made_by_hour: Forecasts of the log that were read, by the hour in which they were made [h since 1970].
         counted_s: When all hours of the log were counted last [s since 1970].
         seen: Names the readings that were looked at.
@@ -33,6 +34,7 @@ class JoinState:
 
     at_s: float | None = None
     joined_s: float = 0.0
+    steps: tuple[int, ...] = ()
     made_by_hour: Mapping[int, int] = field(default_factory=dict)
     counted_s: float = 0.0
     seen: frozenset[str] = frozenset()

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from features.vocabulary import Int64Array
 from serving.monitoring.realised import REALISED_KEY
+from serving.prediction_log.batches import ForecastBatch
 
 NOMINAL = "nominal"
 """Share of the actuals that the interval promises to hold (0 to 1), NaN where unknown: kept beside REALISED_COLUMNS."""
@@ -37,6 +39,34 @@ _LAST_FIRST = "joined_s DESC, made_s DESC, actual DESC NULLS LAST, median DESC, 
 LAST_ONLY = f"QUALIFY row_number() OVER (PARTITION BY {_KEY} ORDER BY {_LAST_FIRST}) = 1"
 ORDER = "valid_s, site, steps, origin_s, model_version, role"
 _WIDE = {"actual", "median", "lower", "upper", NOMINAL}
+
+
+def forecast_rows(batch: ForecastBatch, steps_K: Int64Array) -> pd.DataFrame:
+    """Some steps of forecasts as rows without actuals, and without the moment of a join.
+
+    Args:
+        batch: The forecasts (N).
+        steps_K: Which steps ahead, from 1; those beyond its horizon are passed over.
+    """
+    steps_K = steps_K[steps_K <= batch.value_NHQ.shape[1]]
+    number, value_NKQ = len(steps_K), batch.value_NHQ[:, steps_K - 1]
+    middle = int(np.argmin(np.abs(np.asarray(batch.levels) - 0.5)))
+    origin_s, steps = np.repeat(batch.origin_s_N, number), np.tile(steps_K, len(batch))
+    return pd.DataFrame(
+        {
+            "site": np.repeat(batch.site_N, number),
+            "model_version": np.repeat(batch.model_version_N, number),
+            "role": np.repeat(batch.role_N, number),
+            "origin_s": origin_s,
+            "steps": steps,
+            "valid_s": origin_s + steps * batch.step_s,
+            "median": value_NKQ[:, :, middle].reshape(-1),
+            "lower": value_NKQ[:, :, 0].reshape(-1),
+            "upper": value_NKQ[:, :, -1].reshape(-1),
+            "made_s": np.repeat(batch.made_s_N, number),
+            NOMINAL: round(batch.levels[-1] - batch.levels[0], 6),
+        }
+    )
 
 
 class Choice:

@@ -69,7 +69,7 @@ class RealisedStore:
         Raises:
             StorageError: The folder cannot be written or the disk is full; what was added of other months stays.
         """
-        frame = frame[frame["valid_s"] >= self._expired_s()]
+        frame = frame[frame["valid_s"] >= self.kept_since_s()]
         months = frame["valid_s"].to_numpy(dtype="datetime64[s]").astype("datetime64[M]").astype(str)
         for month, rows in frame.groupby(months, sort=True):
             files, stored = self._month(str(month)), as_stored(rows)
@@ -179,7 +179,7 @@ class RealisedStore:
             "(held.made_s, held.median, held.lower, held.upper) >= "
             "(asked.made_s, asked.median::FLOAT, asked.lower::FLOAT, asked.upper::FLOAT)) ORDER BY place"
         )
-        found = self._ask(Choice(*bounds), query, {"asked": asked}, last_only=False, leave_out=False)
+        found = self._ask(Choice(*bounds), query, {"asked": asked}, last_only=False)
         if found is None:
             return frame.assign(held_s=np.nan)
         return frame.iloc[found["place"].to_numpy()].assign(held_s=found["held_s"].to_numpy(dtype=np.float64))
@@ -205,7 +205,7 @@ class RealisedStore:
             f"ON rows.site = asked.site AND rows.valid_s // {step_s} = asked.number ORDER BY {ORDER}"
         )
         choice = Choice(float(first * step_s), float((last + 1) * step_s))
-        found = self._ask(choice, query, {"asked": site_steps}, leave_out=False)
+        found = self._ask(choice, query, {"asked": site_steps})
         return nothing(columns) if found is None else found
 
     def months(self) -> list[str]:
@@ -255,7 +255,8 @@ class RealisedStore:
         except FileNotFoundError:
             return frozenset()
 
-    def _expired_s(self) -> int:
+    def kept_since_s(self) -> int:
+        """From when on rows are kept: the end of what expired [s since 1970]."""
         try:
             until = json.loads((self.folder / "expired.json").read_text(encoding="utf-8"))["until"]
         except FileNotFoundError:
@@ -290,7 +291,6 @@ class RealisedStore:
         tables: dict[str, pd.DataFrame] | None = None,
         *,
         last_only: bool = True,
-        leave_out: bool = True,
     ) -> pd.DataFrame | None:
         """Ask about the table `rows`, the chosen ones that count; None where there are no files.
 
@@ -299,9 +299,8 @@ class RealisedStore:
             query: May name `rows` once or more.
             tables: Further ones by name.
             last_only: Whether rows that others replace are left out.
-            leave_out: Whether sites of which nothing is to be read are left out.
         """
-        left_out = self.left_out() if leave_out else frozenset()
+        left_out = self.left_out()
         for attempt in range(MOST_TRIES):
             months = [self._month(month).live() for month in self._months(choice.since_s, choice.until_s)]
             files = [file for month in months for file in month]

@@ -162,6 +162,16 @@ def test_steps_are_kept_as_settings_say(tmp_path: Path) -> None:
         assert sorted(town.realised.waiting()["steps"]) == steps
 
 
+def test_steps_that_are_kept_from_now_on_are_taken_from_the_log(tmp_path: Path) -> None:
+    town = Town(tmp_path)
+    town.forecast(forecast())
+    town.read(came([101.0, 102.0, 103.0]))
+    assert town.join(hour=4).joined == 2
+    town.settings = MonitoringSettings(data_dir=tmp_path, keep_steps="all")
+    assert town.join(hour=4).joined == 1
+    assert town.actual() == {("R1", 0, 1): 101.0, ("R1", 0, 2): 102.0, ("R1", 0, 3): 103.0}
+
+
 def test_an_actual_that_comes_twice_counts_once(tmp_path: Path) -> None:
     town = Town(tmp_path)
     town.forecast(forecast())
@@ -490,7 +500,9 @@ def test_an_actual_is_what_a_window_holds(seed: int, every: int, quantity: str) 
 
 @settings(max_examples=5, deadline=None)
 @given(
-    order=st.permutations(range(9)), again=st.lists(st.integers(0, 8), max_size=3), joins=st.sets(st.integers(0, 11))
+    order=st.permutations(range(9)),
+    again=st.lists(st.integers(0, 8), max_size=3),
+    joins=st.sets(st.integers(0, 11), max_size=5),
 )
 def test_order_and_multiplicity_of_arrival_change_nothing(order: list[int], again: list[int], joins: set[int]) -> None:
     parts: list[ForecastRecord | Checked] = [

@@ -67,10 +67,10 @@ def read(folder: Path, value: float = 104.0, site: str = "R1") -> None:
     ReadingStore(folder / "readings", TRAFFIC).append(check_readings(readings, TRAFFIC), [])
 
 
-def keeper_of(folder: Path, *, every_s: float = 0.02, log: str = "", monitoring: bool = True) -> ActualsKeeper:
+def keeper_of(folder: Path, *, every_s: float = 0.02, monitoring: bool = True) -> ActualsKeeper:
     return ActualsKeeper(
         [TRAFFIC],
-        PredictionStore(log or f"sqlite:///{folder / 'log.db'}"),
+        PredictionStore(f"sqlite:///{folder / 'log.db'}"),
         Metrics(),
         MonitoringSettings(data_dir=folder, join_every_s=every_s, monitoring=monitoring),
         now=lambda: NOW_S,
@@ -114,16 +114,17 @@ def test_readings_that_arrive_are_joined_and_told(tmp_path: Path) -> None:
 
 
 def test_a_join_that_fails_is_logged_counted_and_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stands_there = tmp_path / "log"
-    stands_there.write_text("")
-    keeper = keeper_of(tmp_path, log=f"sqlite:///{stands_there / 'log.db'}")
+    keeper = keeper_of(tmp_path)
+    keeper.store.add("s", [(0, forecast())])
+    keeper.store.close()
+    (tmp_path / "log.db").rename(tmp_path / "whole.db")
+    (tmp_path / "log.db").write_text("This is no database, but longer than the header of one would be." * 20)
     read(tmp_path)
 
     async def run() -> None:
         keeper.start(News())
         await until(lambda: "towncast_realised_join_failures_total{" in keeper._metrics.text().decode())
-        stands_there.unlink()
-        keeper.store.add("s", [(0, forecast())])
+        (tmp_path / "whole.db").replace(tmp_path / "log.db")
         joined = 'towncast_realised_steps_total{domain="traffic",outcome="joined",target="volume"} 1.0'
         await until(lambda: joined in keeper._metrics.text().decode())
         await keeper.close()
