@@ -42,7 +42,7 @@ def plot_rehearsal(rehearsed: Rehearsed) -> Figure:
         for axis in axes:
             _draw_retrainings(axis, rehearsed.diary.events, named=axis is axes[-1])
         axes[-1].xaxis_date()
-        axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(axes[-1].xaxis.get_major_locator()))
+        axes[-1].xaxis.set_major_formatter(ConciseDateFormatter(axes[-1].xaxis.get_major_locator()))  # type: ignore[no-untyped-call]
         axes[-1].set_xlim(_day(rehearsed.diary.begin_s), _day(rehearsed.diary.end_s))
         weeks = round((rehearsed.diary.end_s - rehearsed.diary.begin_s) / _WEEK_S)
         figure.suptitle(
