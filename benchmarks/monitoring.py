@@ -142,15 +142,16 @@ def figures_of(parts: Sequence[tuple[list[Case], Judged]]) -> dict[str, Any]:
     everything: list[Case] = []
     alarms: dict[str, dict[int, float]] = {}
     missing: dict[str, str] = {}
+    offset = 0
     for cases, judged in parts:
         by_detector = {name: found for name, found in judged.items() if not isinstance(found, str)}
         missing |= {name: found for name, found in judged.items() if isinstance(found, str)}
         figures[cases[0].data_set] = _by_detector(cases, by_detector) if cases else {}
         # Numbers are unique within a data set alone.
-        offset = len(everything)
         everything += [_renumbered(case, offset) for case in cases]
         for name, found in by_detector.items():
             alarms.setdefault(name, {}).update({number + offset: days for number, days in found.items()})
+        offset += 1 + max((case.number for case in cases), default=0)
     figures["all"] = _by_detector(everything, alarms)
     ours = [case for case in everything if case.episode is not None and case.harmed]
     figures["recall_by_ratio"] = {

@@ -150,11 +150,11 @@ def test_figures_say_rates_of_what_was_judged_and_delays_of_what_was_found() -> 
 
 
 def test_the_headline_is_the_last_fifth_of_all_data_sets_and_a_missing_peer_is_said() -> None:
-    first = [case(0), case(1, last_fifth=True), case(2, harmed=True, episode=0, last_fifth=True)]
+    first = [case(0), case(1, last_fifth=True), case(5, harmed=True, episode=0, last_fifth=True)]
     second = [replace(one, data_set="city") for one in first]
     parts = [
-        (first, {OURS: {0: 1.0, 1: np.inf, 2: 0.5}, "peer": "no wheel"}),
-        (second, {OURS: {0: np.inf, 1: 3.0, 2: np.inf}, "other": {1: 1.0}}),
+        (first, {OURS: {0: 1.0, 1: np.inf, 5: 0.5}, "peer": "no wheel"}),
+        (second, {OURS: {0: np.inf, 1: 3.0, 5: np.inf}, "other": {1: 1.0}}),
     ]
     figures = figures_of(parts)  # type: ignore[arg-type]
     assert (figures["false_alarm_rate"], figures["recall"], figures["delay_days"]) == (0.5, 0.5, 0.5)
