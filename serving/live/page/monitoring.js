@@ -6,7 +6,7 @@ import { badge, SiteCard } from "./site_card.js";
 import { age, coded, node, plural, titled } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const LOOK_S = 60, LOOK_SOON_S = 5, SHOWN_CHANGES = 12;
+const LOOK_S = 60, LOOK_SOON_S = 5, SHOWN_CHANGES = 4;
 const STATES = ["harmed", "suspect", "no data", "healthy"];
 const KINDS = { performance: "the forecasts got worse", data: "there are new data", schedule: "it is time", manual: "somebody asked" };
 const asked = new URLSearchParams(location.search);
@@ -113,7 +113,7 @@ function section(domain, report, lines, cards) {
     node("h2", {}, title, node("small", {}, `${report.model_version} · actuals of ${span} · looked at on ${dated(report.at_s)}`)));
   if (report.triggers.length) made.append(node("ul", { class: "asks" }, ...report.triggers.map(trigger)));
   if (report.remarks.length) made.append(node("ul", { class: "remarks" }, ...report.remarks.map((text) => node("li", {}, ...coded(text)))));
-  made.append(grid, ...modelHistory(domain, report));
+  made.append(...modelHistory(domain, report), grid);
   return made;
 }
 
@@ -141,7 +141,7 @@ function modelHistory(domain, report) {
   return [node("details", { open: "" },
     node("summary", {}, node("b", {}, `Model history of ${model.model}`), ` · ${roles || "no version has a role"}`),
     node("div", { class: "scroll" }, node("table", {}, node("thead", {}, head), node("tbody", {}, ...rows))),
-    ...(rest > 0 ? [node("p", { class: "hint" }, `and ${plural(rest, "earlier change")}`)] : []))];
+    ...(rest > 0 ? [node("p", { class: "hint" }, ...coded(`and ${plural(rest, "earlier change")}: \`towncast aliases ${report.domain}\` lists all`))] : []))];
 }
 
 function teaching(title, text, ...more) {

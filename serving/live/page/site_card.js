@@ -96,7 +96,7 @@ export class SiteCard {
       figure("error", `error, ${unit(report.unit)}`, number(error), beside, ratio !== null && ratio > 0.5),
       figure("coverage", "coverage", percent(coverage), nominal === null ? "" : `of ${percent(nominal)}`, coverage !== null && nominal !== null && coverage < nominal - 0.15));
     if (estimate && estimate.error !== null) {
-      made.append(figure("estimate", `expected next, ${plural(estimate.steps, "step")}`, number(estimate.error), "", false));
+      made.append(figure("estimate", "expected next", number(estimate.error), "", false));
     }
     return made;
   }
