@@ -189,7 +189,7 @@ def _profile() -> Iterator[None]:
 def _write_metro_like(folder: Path) -> None:
     """A file in the format of the published one: half a year of made-up traffic."""
     rng = np.random.default_rng(0)
-    moments = pd.date_range("2016-01-04", periods=36 * 168, freq="h")
+    moments = pd.date_range("2016-01-04", periods=28 * 168, freq="h")
     shape = 3000 + 2000 * np.sin((moments.hour - 8) / 24 * 2 * np.pi) - 800 * (moments.dayofweek >= 5)
     frame = pd.DataFrame(
         {
