@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from prefect import flow, serve, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import TaskRun
-from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
-from prefect.states import State
+from prefect.schedules import Cron
+from prefect.types.entrypoint import EntrypointType
 from rich.console import Console
 
 from features.domains import DOMAINS
 from features.errors import StorageError
+from pipelines.retraining_outcome import RetrainOutcome
 from pipelines.retraining_state import RetrainingRunningError
 from pipelines.schedule import domains_of
 from pipelines.schedule_rules import in_cooldown, joined
@@ -28,9 +29,10 @@ from serving.monitoring.report import Trigger, TriggerKind
 
 # Refusals that may be over when it is tried again: a full disk, a registry that is away, another one that runs.
 _PASSING = (StorageError, RetrainingRunningError, ConnectionError, TimeoutError)
-_RETRY_AFTER_S = [60, 600]
+_RETRY_AFTER_S: list[float] = [60, 600]
 _HOUR_S = 3600
 Device = Literal["auto", "cpu", "gpu"]
+Result = TypeVar("Result")
 
 
 def may_pass(one: Any, run: TaskRun, state: State[Any]) -> bool:
@@ -40,9 +42,14 @@ def may_pass(one: Any, run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(name="job", retries=2, retry_delay_seconds=_RETRY_AFTER_S, retry_condition_fn=may_pass, cache_policy=NO_CACHE)
-def run_job(job: Callable[[], Any]) -> Any:
-    """A job; tried again where its failure may pass."""
+def _job(job: Callable[[], Any]) -> Any:
     return job()
+
+
+def run_job(job: Callable[[], Result]) -> Result:
+    """What a job gives; it is tried again where its failure may pass."""
+    result: Any = _job(job)
+    return cast(Result, result)
 
 
 @flow(name="ingest", timeout_seconds=_HOUR_S)
@@ -52,7 +59,7 @@ def ingest_flow(domain: str, data: str) -> int:
 
     settings = ScheduleSettings()
     summary = run_job(lambda: ingest_published(Path(data), DOMAINS[domain], root=settings.readings_dir))
-    return int(summary.stored)
+    return summary.stored
 
 
 @flow(name="simulate", timeout_seconds=12 * _HOUR_S)
@@ -68,7 +75,7 @@ def simulate_flow(kind: str = "traffic", weeks: int = 40, workers: int = 1) -> i
         raise_failed(simulated)
         return simulated.readings
 
-    return int(run_job(job))
+    return run_job(job)
 
 
 @flow(name="materialise", timeout_seconds=_HOUR_S)
@@ -84,7 +91,7 @@ def materialise_flow(domain: str) -> int:
         repository.apply()
         return repository.materialise(as_of=pd.Timestamp.now("UTC"))
 
-    return int(run_job(job))
+    return run_job(job)
 
 
 @flow(name="train", timeout_seconds=24 * _HOUR_S)
@@ -140,7 +147,7 @@ def promote_flow(
             reason=reason,
         )
     )
-    return str(decision.outcome)
+    return decision.outcome
 
 
 @flow(name="retrain", timeout_seconds=24 * _HOUR_S)
@@ -152,8 +159,8 @@ def retrain_flow(
     recipe: str = "",
     trials: int = 0,
     device: Device = "auto",
-) -> Any:
-    """Retrain a domain and release what passes the gate; a `RetrainOutcome`."""
+) -> RetrainOutcome:
+    """Retrain a domain and release what passes the gate; what it came to."""
     from pipelines.retrain import retrain
 
     return run_job(
@@ -200,7 +207,7 @@ def deployment(
     """
     made = one.to_deployment(
         name,
-        schedule=CronSchedule(cron=cron, timezone=timezone) if cron else None,
+        schedule=Cron(cron, timezone=timezone) if cron else None,
         parameters=parameters or {},
         concurrency_limit=1,
         tags=["towncast"],

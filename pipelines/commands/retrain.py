@@ -53,17 +53,20 @@ def retrain(
     trigger = Trigger(kind="manual", sites=(), reason=reason or "asked for on the command line")
     try:
         if prefect:
-            from pipelines.flows import in_process, retrain_flow
+            from pipelines.prefect_server import prepare_environment
 
-            with in_process(settings):
-                outcome = retrain_flow(
-                    domain,
-                    kind=trigger.kind,
-                    reason=trigger.reason,
-                    data=data and str(data),
-                    recipe=recipe,
-                    trials=tune,
-                )
+            prepare_environment(settings.data_dir / "prefect")
+            from pipelines.flows import retrain_flow
+
+            outcome = retrain_flow(
+                domain,
+                kind=trigger.kind,
+                reason=trigger.reason,
+                data=str(data or ""),
+                recipe=recipe,
+                trials=tune,
+                device=accelerator,
+            )
         else:
             outcome = run(
                 domain,

@@ -47,7 +47,7 @@ def schedule(
     loop = Schedule(settings, lambda: domains_of(settings), monitor=monitor, retrain=retrain, console=console)
     if once:
         count = loop.once()
-        console.print(f"{count} jobs were due" if count else "Nothing is due")
+        console.print(f"Jobs that were due: {count}")
         return
     console.print(
         f"Monitoring `{settings.monitor_cron}`, retraining `{settings.retrain_cron}` ({settings.schedule_timezone}). "
