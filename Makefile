@@ -10,11 +10,12 @@ KIND ?= traffic
 SCENARIOS ?= 40
 ENGINE ?= sumo
 MODEL ?= champion
+TOWN ?= water
 # Idle OpenMP threads that spin take whole cores: the largest slow-down on small machines.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train simulate tune report cards promote rollback serve twin reactor mlflow-ui test check images up build-reactor proto bench clean
+.PHONY: help setup train simulate tune report cards promote rollback monitor retrain schedule serve twin rehearsal reactor mlflow-ui test check images up build-reactor proto bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25"
 	@# torch first: asked for by another package it would bring its newest build, with gigabytes of CUDA.
 	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,sim,torchserve,postgres,bench,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[train,sim,monitor,torchserve,postgres,bench,dev]"
 	@touch $@
 
 train: $(READY) ## train, judge and register (DOMAIN=traffic RECIPE=quick DATA=folder)
@@ -51,11 +52,23 @@ promote: $(READY) ## make a version champion, if the gate lets it (DOMAIN=traffi
 rollback: $(READY) ## make the champion before the present one champion again (DOMAIN=traffic)
 	$(BIN)/towncast rollback $(DOMAIN)
 
+monitor: $(READY) ## look at the champions: errors, coverage, drift, site by site (DOMAIN=traffic, empty for all)
+	$(BIN)/towncast monitor $(DOMAIN) $(if $(PAGE),--page)
+
+retrain: $(READY) ## retrain, judge and release what passes (DOMAIN=traffic REASON="..." DATA=folder)
+	$(BIN)/towncast retrain $(DOMAIN) --now $(if $(REASON),--reason "$(REASON)") $(if $(DATA),--data $(DATA))
+
+schedule: $(READY) ## monitor and retrain by themselves, with Prefect's pages on http://127.0.0.1:4200
+	$(BIN)/towncast schedule --prefect
+
 serve: $(READY) ## answer POST /predict/traffic, /pollution, /water and /demand on http://127.0.0.1:8000
 	$(BIN)/towncast serve
 
 twin: $(READY) ## run the live traffic twin, a minute a second, and show it on http://127.0.0.1:8765 (ENGINE=sumo|mock MODEL=champion)
 	$(BIN)/towncast twin --engine $(ENGINE) --model $(MODEL) --speed 60
+
+rehearsal: $(READY) ## replay half a year through the API with harm on the way (TOWN=water|traffic DATA=folder)
+	$(BIN)/towncast rehearsal --domain $(TOWN) $(if $(DATA),--data $(DATA))
 
 reactor: $(READY) ## follow a reactor over NATS JetStream, on nats://127.0.0.1:4222
 	$(BIN)/towncast reactor
@@ -77,6 +90,7 @@ check: $(READY)
 images: ## build the images (needs Docker)
 	docker build -f deploy/Dockerfile --target api -t towncast .
 	docker build -f deploy/Dockerfile --target torchserve -t towncast-torchserve .
+	docker build -f deploy/Dockerfile --target jobs -t towncast-jobs .
 	docker build -f deploy/gpu.Dockerfile -t towncast-gpu .
 
 up: ## start the whole town with Docker Compose (fill in deploy/.env first)

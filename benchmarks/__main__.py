@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, bool] = {
     "feature_lookup": False,
     "soak": False,
     "kill": False,
+    "prediction_log": False,
     "explain": False,
     "intervals": True,
     "bwdf": True,
@@ -33,6 +34,8 @@ BENCHMARKS: dict[str, bool] = {
     "twin_latency": True,
     "reactor": False,
     "train_job": False,
+    "monitoring": True,
+    "retraining": True,
 }
 DRAWS = {"accuracy", "sim_to_real"}
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -27,6 +27,8 @@ CHAMPION = "champion"
 # adaptive intervals have learnt from [s since 1970].
 TRAINED_UNTIL = "train_until_s"
 INTERVALS_UNTIL = "intervals_until_s"
+# Before a site's name: the moment before which its own target is missing to the model, as it broke with its past then.
+FORGETS_BEFORE = "forgets_before_s/"
 
 
 def registered_name(domain: str, target: str = "") -> str:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -219,14 +219,21 @@ class ReadingStore:
             return empty[[*KEY_COLUMNS, *columns]]
         return _in_utc(frame)
 
-    def _query(self, query: str, values: Sequence[Any] = (), **tables: pd.DataFrame) -> pd.DataFrame | None:
-        """Ask the stored files, which are the query's first value; None where there are none.
+    def _query(
+        self,
+        query: str,
+        values: Sequence[Any] = (),
+        *,
+        choose: Callable[[], list[Path]] | None = None,
+        **tables: pd.DataFrame,
+    ) -> pd.DataFrame | None:
+        """Ask the stored files, or those that are chosen, which are the query's first value; None where there are none.
 
         Raises:
             DataError: A stored file is damaged.
         """
         for attempt in range(MOST_TRIES):
-            files = [str(path) for path in self._readings.live()]
+            files = [str(path) for path in (choose or self._readings.live)()]
             if not files:
                 return None
             try:
@@ -287,12 +294,51 @@ class ReadingStore:
         found = self._query("SELECT DISTINCT site FROM read_parquet(?) WHERE starts_with(source, 'sensor:') ORDER BY 1")
         return [] if found is None else found["site"].tolist()
 
+    def came_since(
+        self, seen: Collection[str], quantity: str, *, start: pd.Timestamp | None = None
+    ) -> tuple[frozenset[str], pd.DataFrame]:
+        """What came in since this was asked before, whatever moments it is about.
+
+        Args:
+            seen: What the answer before named; nothing for all readings.
+            quantity: Readings of this one.
+            start: Only valid at or after this moment.
+
+        Returns:
+            What names all that is there now, and rows `site, number`: sites and the domain's steps [since 1970] in
+            which they have readings that are new. A step may be named that has none.
+
+        Raises:
+            DataError: A stored file is damaged.
+        """
+        behind: dict[Path, frozenset[str]] = {}
+
+        def unseen() -> list[Path]:
+            behind.clear()
+            behind.update({path: self._readings.behind(path) for path in self._readings.live()})
+            return [path for path, names in behind.items() if not _is_seen(path.name, names, seen)]
+
+        found = self._query(
+            f"SELECT DISTINCT site, epoch_us(valid_at) // {self.domain.step_s * 1_000_000} AS number "
+            "FROM read_parquet(?) WHERE quantity = ? AND (? IS NULL OR valid_at >= ?)",
+            [quantity, start, start],
+            choose=unseen,
+        )
+        if found is None:
+            found = pd.DataFrame({"site": pd.Series(dtype=object), "number": pd.Series(dtype=np.int64)})
+        return frozenset[str]().union(*behind.values()), found
+
     def data_hash(self) -> str:
         """Names the stored readings as they came in, from the names of their files (16 hexadecimal digits).
 
         Merging files does not change it: a merged file is called after those that it replaces.
         """
         return f"{self._readings.digest():016x}"
+
+
+def _is_seen(name: str, names: frozenset[str], seen: Collection[str]) -> bool:
+    """Whether a file, or every one that it was merged of, was seen."""
+    return name in seen or (len(names) > 1 and all(one in seen for one in names if one != name))
 
 
 @functools.cache

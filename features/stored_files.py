@@ -42,10 +42,13 @@ class StoredFiles:
 
     Args:
         folder: Where they are; made at the first write.
+        order: Columns by which the rows of a merged file are ordered.
+        only: What SQL says, after the rows' table, of those that a merged file keeps; empty for all.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, order: str = "valid_at, site, quantity", only: str = "") -> None:
         self.folder = folder
+        self._order, self._only = order, only
         self._replaced: dict[str, frozenset[str]] = {}
 
     def live(self) -> list[Path]:
@@ -73,6 +76,10 @@ class StoredFiles:
             self._replaced[name] = frozenset(json.loads(footer.get(_REPLACES, b"[]")))
         return self._replaced[name]
 
+    def behind(self, path: Path) -> frozenset[str]:
+        """Names of a live file and of those that it replaced."""
+        return frozenset([path.name]) | (self._replaced_by(path.name) if path.name.startswith(_MERGED) else frozenset())
+
     def digest(self) -> int:
         """Sum of the files' names as numbers: what a merged file is called keeps it."""
         return _sum_of_names(self.live())
@@ -89,10 +96,13 @@ class StoredFiles:
             _sync(temporary)
         _sync(self.folder)
 
-    def merge(self) -> int:
+    def merge(self, *, whole: bool = False) -> int:
         """Merge the files of a size, wherever there are many; returns how many were.
 
         Another process that merges at the same time is left to it.
+
+        Args:
+            whole: Merge all of them into one, whatever their sizes and however few.
 
         Raises:
             StorageError: The folder cannot be written or the disk is full; then nothing has changed.
@@ -102,9 +112,13 @@ class StoredFiles:
         try:
             with FileLock(self.folder / ".merge.lock", timeout=0):
                 self._remove_replaced()
-                return sum(self._merge_tier(files) for files in self._tiers())
+                return sum(self._merge_tier(files) for files in (self._all() if whole else self._tiers()))
         except Timeout:
             return 0
+
+    def _all(self) -> list[list[Path]]:
+        files = self.live()
+        return [files] if len(files) > 1 else []
 
     def _tiers(self) -> list[list[Path]]:
         tiers: list[list[Path]] = [[] for _ in _TIERS_BYTES]
@@ -124,7 +138,7 @@ class StoredFiles:
             with storage_errors(self.folder), duckdb.connect() as connection:
                 connection.execute("SET TimeZone = 'UTC'")
                 connection.execute(
-                    f"COPY (SELECT * FROM read_parquet(?, union_by_name = true) ORDER BY valid_at, site, quantity) "
+                    f"COPY (SELECT * FROM read_parquet(?, union_by_name = true) {self._only} ORDER BY {self._order}) "
                     f"TO '{_quoted(temporary)}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROWS_PER_GROUP}, "
                     # Its own temporary file would be listed; the one it writes to is ours already.
                     "USE_TMP_FILE false, "

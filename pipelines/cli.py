@@ -14,10 +14,14 @@ from pipelines.commands.ingest import ingest
 from pipelines.commands.keys import keys_commands
 from pipelines.commands.materialise import materialise
 from pipelines.commands.mlflow_ui import mlflow_ui
+from pipelines.commands.monitor import monitor
 from pipelines.commands.promote import aliases, promote, rollback
 from pipelines.commands.reactor import reactor, reactor_plant
+from pipelines.commands.rehearsal import rehearsal
 from pipelines.commands.release import release_commands
 from pipelines.commands.report import report
+from pipelines.commands.retrain import retrain
+from pipelines.commands.schedule import schedule
 from pipelines.commands.serve import serve
 from pipelines.commands.simulate import simulate_commands
 from pipelines.commands.train import train
@@ -40,12 +44,16 @@ for _command in (
     rollback,
     aliases,
     materialise,
+    monitor,
+    retrain,
+    schedule,
     serve,
     mlflow_ui,
     domains,
     reactor,
     reactor_plant,
     twin,
+    rehearsal,
 ):
     app.command()(_command)
 app.add_typer(simulate_commands, name="simulate")

@@ -22,7 +22,7 @@ from training.folds import cross_validation
 from training.recipes import RECIPES, Recipe
 from training.simulated import mix_simulated
 from training.studies import TUNED, tuned_recipe
-from training.window_set import Splits, split_windows
+from training.window_set import TEST_SHARE, Splits, first_counted_origin, split_windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,14 @@ class Prepared:
         """Whether the readings are a sensor's."""
         return bool(self.measured_sites)
 
-    def splits(self, target: Quantity | None = None, *, simulated_share: float = 0.0, seed: int = 0) -> Splits:
+    def splits(
+        self,
+        target: Quantity | None = None,
+        *,
+        simulated_share: float = 0.0,
+        seed: int = 0,
+        test_days: float | None = None,
+    ) -> Splits:
         """Train, validation and test windows of a target, by default the domain's first.
 
         Args:
@@ -61,14 +68,24 @@ class Prepared:
             simulated_share: Share of simulated windows among those that train, beside measured ones; where all is
                 simulated, it says nothing.
             seed: Of the draw of simulated windows.
+            test_days: Length of the test, besides the half horizon that its last windows need; by default, and at
+                most, the last fifth [d].
 
         Raises:
             NotEnoughDataError: A part would be empty.
         """
-        splits = split_windows(self.panel, target=target, counted_from_s=self.reliable_from_s)
+        share = TEST_SHARE if test_days is None else self._share_of(test_days)
+        splits = split_windows(self.panel, target=target, test_share=share, counted_from_s=self.reliable_from_s)
         if not self.measured_sites:
             return splits
         return mix_simulated(splits, self.measured_sites, share=simulated_share, seed=seed)
+
+    def _share_of(self, days: float) -> float:
+        """Share of the time that leaves a test of some days."""
+        domain = self.panel.domain
+        counted = self.panel.last_origin + 1 - first_counted_origin(self.panel, self.reliable_from_s)
+        steps = days * 86400 / domain.step_s + domain.horizon_steps // 2
+        return min(TEST_SHARE, steps / max(counted, 1))
 
     def data_module(self, target: Quantity | None = None) -> WindowDataModule:
         """The same with the folds on which every family's recipes are chosen.
@@ -149,7 +166,7 @@ def _readings(store: ReadingStore, settings: Settings, steps: Steps, data: Path 
             summary = ingest_published(data, domain, root=store.folder.parent)
         steps.console.print(render_summary(summary))
     elif not store.sites():
-        _simulate(domain, settings, steps)
+        simulate_readings(domain, settings, steps)
     measured_sites = store.measured_sites()
     if not measured_sites:
         steps.console.print(
@@ -160,8 +177,13 @@ def _readings(store: ReadingStore, settings: Settings, steps: Steps, data: Path 
     return measured_sites
 
 
-def _simulate(domain: Domain, settings: Settings, steps: Steps) -> None:
-    """Fill the store with the domain's rollouts; weeks that were rolled out before are not rolled out again."""
+def simulate_readings(domain: Domain, settings: Settings, steps: Steps) -> None:
+    """Fill the store with the domain's rollouts; weeks that were rolled out before are not rolled out again.
+
+    Raises:
+        InvalidParameterError: The domain has none.
+        RolloutError: A week failed; the others are stored.
+    """
     rollouts = rollouts_of(domain.name)
     if rollouts is None:
         raise InvalidParameterError(

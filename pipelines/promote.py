@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from training.registry import ModelRegistry, Registered, model_name
 from training.tracking import Tracking
 from training.window_set import WindowSet
 
-Outcome = Literal["promoted", "awaiting approval", "refused"]
+Outcome = Literal["promoted", "awaiting approval", "refused", "passed"]
 _GENERATED = "generated"
 _OVERRULE = 'Train again with `towncast train`, or overrule the gate with --force --reason "...".'
 
@@ -49,6 +49,30 @@ class Decision:
     registered: Registered
     verdict: Verdict | None
     outcome: Outcome
+
+
+class Settler(Protocol):
+    """Keeps a verdict and acts on it."""
+
+    def __call__(
+        self,
+        registry: ModelRegistry,
+        registered: Registered,
+        verdict: Verdict,
+        /,
+        *,
+        run_id: str,
+        require_approval: bool,
+    ) -> Outcome:
+        """What became of the version."""
+
+
+def keep_verdict(
+    registry: ModelRegistry, registered: Registered, verdict: Verdict, *, run_id: str, require_approval: bool
+) -> Outcome:
+    """Keep a verdict in a run, and leave it to another step to act on it."""
+    registry.keep_verdict(verdict, registered, run_id=run_id)
+    return "passed" if verdict.passed else "refused"
 
 
 def judge_version(
@@ -98,7 +122,7 @@ def judge_version(
 def _forecast_champion(registry: ModelRegistry, present: Registered, windows: WindowSet, rules: GateRules) -> Champion:
     """The champion's forecasts of the windows that it cannot have learnt from, through the graph that serves."""
     try:
-        graph = _open(registry, present)
+        graph = open_version(registry, present)
         differences = layout_differences(graph.card, windows.panel.domain, windows.target)
         if differences:
             why = f"its windows differ from the domain's in {', '.join(differences)}"
@@ -228,15 +252,15 @@ def promote_version(
         _refuse_silent_force(reason=reason, unapproved=settings.require_approval and not approved_by)
     registry = ModelRegistry(Tracking(settings.tracking_uri))
     registered = _choose(registry, model_name(domain, quantity), version)
-    graph = _open(registry, registered)
-    found = _last_verdict(registry, registered)
+    graph = open_version(registry, registered)
+    found = last_verdict(registry, registered)
     if force:
         verdict, run_id = found or (None, "")
         registry.promote(registered, reason=f"forced: {reason}", verdict_run_id=run_id, approved_by=approved_by)
         return Decision(registered=registered, verdict=verdict, outcome="promoted")
     _refuse_other_layout(registered, graph, quantity)
     if found is None or found[0].champion != _version_of(registry.champion(registered.name)):
-        found = _judge_again(registry, registered, graph, quantity, settings=settings, console=console)
+        found = judge_again(registry, registered, graph, quantity, settings=settings, console=console)
     judged, run_id = found
     outcome = _act(
         registry,
@@ -250,14 +274,20 @@ def promote_version(
     return Decision(registered=registered, verdict=judged, outcome=outcome)
 
 
-def _last_verdict(registry: ModelRegistry, registered: Registered) -> tuple[Verdict, str] | None:
+def last_verdict(registry: ModelRegistry, registered: Registered) -> tuple[Verdict, str] | None:
+    """The last verdict on a version and the run that keeps it; None where it was never judged, or that is damaged."""
     try:
         return registry.verdict_of(registered)
     except ArtifactError:
         return None  # it is made anew
 
 
-def _open(registry: ModelRegistry, registered: Registered) -> GraphForecaster:
+def open_version(registry: ModelRegistry, registered: Registered) -> GraphForecaster:
+    """A version's graph.
+
+    Raises:
+        ArtifactError: It is damaged or gone.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         return open_graph(registry.fetch(registered, Path(temporary)))
 
@@ -314,7 +344,7 @@ def roll_back(name: str, *, settings: Settings, target: str | None = None, reaso
     quantity = _target(domain, target)
     registry = ModelRegistry(Tracking(settings.tracking_uri))
     earlier = registry.previous_champion(model_name(domain, quantity))
-    differences = layout_differences(_open(registry, earlier).card, domain, quantity)
+    differences = layout_differences(open_version(registry, earlier).card, domain, quantity)
     warning = (
         f"The windows of version {earlier.version} differ from the domain's in {', '.join(differences)}: "
         "it can be served by the code that it was trained with, not by this."
@@ -362,7 +392,7 @@ def _choose(registry: ModelRegistry, model: str, version: int | None) -> Registe
     return chosen
 
 
-def _judge_again(
+def judge_again(
     registry: ModelRegistry,
     registered: Registered,
     graph: GraphForecaster,
@@ -370,8 +400,15 @@ def _judge_again(
     *,
     settings: Settings,
     console: Console,
+    rules: GateRules | None = None,
+    test_days: float | None = None,
 ) -> tuple[Verdict, str]:
-    """A new verdict on an older version, and the run of its own that keeps it."""
+    """A new verdict on an older version, on the newest readings, and the run of its own that keeps it.
+
+    Raises:
+        PromotionError: It cannot be judged.
+        NotEnoughDataError: No reading lies after its training.
+    """
     card, steps = graph.card, Steps(console)
     domain = DOMAINS[card.domain]
     fact = f"Version {registered.version} of {registered.name} cannot be judged"
@@ -380,7 +417,7 @@ def _judge_again(
         raise PromotionError(fact, found="its card does not tell until when it was trained", remedy=remedy)
     if not ReadingStore(settings.readings_dir, domain).sites():
         raise PromotionError(fact, found="no readings to judge it on", remedy=f"Ingest some, or else: {remedy}")
-    newest = prepare(domain, settings=settings, steps=steps, data=None).splits(target).test
+    newest = prepare(domain, settings=settings, steps=steps, data=None).splits(target, test_days=test_days).test
     windows = newest.subset(newest.panel.moments_s[newest.origin_B] >= int(card.trained[TRAINED_UNTIL]))
     if len(windows) == 0:
         raise NotEnoughDataError(fact, found="no reading lies after its training", remedy=remedy)
@@ -393,7 +430,7 @@ def _judge_again(
             windows,
             quantiles_BHQ=adapt_from_nothing(graph.predict_set(windows), windows, graph.card.levels),
             naive_BH=predict_set(profile, windows)[:, :, profile.levels.index(0.5)],
-            rules=GateRules(),
+            rules=rules or GateRules(),
         )
         tags = {"model": registered.name, "version": str(registered.version)}
         with registry.tracking.run(domain, name=f"gate-version-{registered.version}", tags=tags) as run_id:

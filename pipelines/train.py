@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from features.card import INTERVALS_UNTIL, TRAINED_UNTIL
+from features.card import FORGETS_BEFORE, INTERVALS_UNTIL, TRAINED_UNTIL
 from features.domains import DOMAINS
 from features.feast_repository import training_service
 from features.files import make_folder
@@ -25,7 +26,7 @@ from features.store import ReadingStore
 from features.vocabulary import Domain, Float32Array, Quantity
 from features.windows import Panel
 from pipelines.prepare import Prepared, find_recipe, prepare
-from pipelines.promote import Outcome, judge_version, settle
+from pipelines.promote import Outcome, Settler, judge_version, settle
 from pipelines.report import report_run
 from pipelines.settings import Settings
 from pipelines.steps import Steps
@@ -33,6 +34,7 @@ from training.calibrate import adapt_to_test
 from training.families import Accelerator, Workplace, make_forecaster
 from training.gate import GateRules, Verdict
 from training.graph_forecaster import GraphForecaster, open_graph
+from training.models.forgetting import breaks_of, forget_breaks
 from training.recipes import Recipe
 from training.registry import ModelRegistry, Registered
 from training.tracking import Tracking
@@ -114,7 +116,7 @@ def train_domain(
     steps = Steps(console)
     prepared = prepare(domain, settings=settings, steps=steps, data=data, simulated=recipe.simulated_share > 0)
     models = tuple(
-        _train_target(
+        train_target(
             prepared,
             target,
             find_recipe(name, recipe_name, studies_url=settings.studies_url, target=target),
@@ -137,18 +139,39 @@ def train_domain(
     )
 
 
-def _train_target(
+def train_target(
     prepared: Prepared,
     target: Quantity,
     recipe: Recipe,
     *,
     settings: Settings,
     steps: Steps,
-    accelerator: Accelerator,
+    accelerator: Accelerator = "auto",
+    tags: Mapping[str, str] | None = None,
+    settler: Settler = settle,
+    rules: GateRules | None = None,
+    test_days: float | None = None,
 ) -> TrainedModel:
+    """Train, judge and register one target's model.
+
+    Args:
+        prepared: The domain's readings.
+        target: What is forecast.
+        recipe: How.
+        settings: Addresses, and whether a person must approve.
+        steps: Shows progress.
+        accelerator: `cpu`, `gpu` or `auto`.
+        tags: Further tags of the run, which the card keeps too.
+        settler: Keeps the gate's verdict and acts on it.
+        rules: What the gate asks; by default what it asks of every training.
+        test_days: Length of the test; by default the last fifth [d].
+
+    Raises:
+        TowncastError: With its remedy; nothing is half-registered.
+    """
     domain = prepared.domain
-    with steps.step(f"Windows of {target.name}: train, validation weeks, last fifth for the test") as say:
-        splits = prepared.splits(target, simulated_share=recipe.simulated_share, seed=recipe.seed)
+    with steps.step(f"Windows of {target.name}: train, validation weeks, {_length(test_days)} for the test") as say:
+        splits = prepared.splits(target, simulated_share=recipe.simulated_share, seed=recipe.seed, test_days=test_days)
         say(f"{len(splits.train):,} / {len(splits.validation):,} / {len(splits.test):,}, test {splits.test.span()}")
     tracking = Tracking(settings.tracking_uri)
     trained_on = {
@@ -162,6 +185,7 @@ def _train_target(
         "test": splits.test.span(),
         TRAINED_UNTIL: str(_trained_until_s(splits)),
         "at": pd.Timestamp.now("UTC").isoformat(timespec="seconds"),
+        **(tags or {}),
     }
     with tracking.run(domain, name=f"{recipe.family}-{recipe.name}-{target.name}", tags=trained_on) as run_id:
         tracking.log_parameters(run_id, {"recipe": recipe.name, "family": recipe.family, "config": recipe.config})
@@ -177,7 +201,17 @@ def _train_target(
             steps=steps,
             trained_on=trained_on,
             accelerator=accelerator,
+            settler=settler,
+            rules=rules or GateRules(),
         )
+
+
+def _day_of(moment_s: int) -> str:
+    return str(np.datetime64(moment_s, "s").astype("datetime64[D]"))
+
+
+def _length(test_days: float | None) -> str:
+    return "last fifth" if test_days is None else f"last {test_days:g} days"
 
 
 def _fit_and_register(
@@ -191,6 +225,8 @@ def _fit_and_register(
     steps: Steps,
     trained_on: dict[str, str],
     accelerator: Accelerator,
+    settler: Settler,
+    rules: GateRules,
 ) -> TrainedModel:
     from lightning.pytorch.loggers import MLFlowLogger
 
@@ -204,6 +240,10 @@ def _fit_and_register(
     resumed = ", going on from a checkpoint" if (checkpoints / "last.ckpt").exists() else ""
     with steps.step(f"Training: {recipe.family}, recipe {recipe.name}{resumed}", spinner=False):
         forecaster.fit(splits, seed=recipe.seed)
+    fitted = forecaster
+    with steps.step("Breaks: sites that became another, whose past is to be forgotten") as say:
+        forecaster = forget_breaks(fitted, splits.test)
+        say(", ".join(f"{one.site} from {_day_of(one.since_s)}" for one in breaks_of(forecaster)) or "none")
     with steps.step("Judging against the seasonal profile on the test"):
         intervals, quantiles = adapt_to_test(forecaster, splits)
         judgement = judge_quantiles(quantiles, splits.test, levels=forecaster.levels)
@@ -222,7 +262,11 @@ def _fit_and_register(
                 judgement,
                 folder / "artifact",
                 speeds=_speeds(prepared.store, splits.train.panel),
-                trained={**trained_on, INTERVALS_UNTIL: str(_last_target_s(splits.test))},
+                trained={
+                    **trained_on,
+                    INTERVALS_UNTIL: str(_last_target_s(splits.test)),
+                    **{f"{FORGETS_BEFORE}{one.site}": str(one.since_s) for one in breaks_of(forecaster)},
+                },
             )
             say(f"largest difference {card.parity.largest_relative:.1e} of at most {card.parity.tolerance:.0e}")
         registry = ModelRegistry(tracking)
@@ -231,10 +275,12 @@ def _fit_and_register(
             say(f"{registered.name} version {registered.version}")
         with steps.step("Gate: against the seasonal profile and the champion, on the test") as say:
             graph = open_graph(folder / "artifact")
-            trained = _judge_by_gate(registry, registered, graph, judgement, run_id, settings=settings)
+            trained = _judge_by_gate(
+                registry, registered, graph, judgement, run_id, settings=settings, settler=settler, rules=rules
+            )
             say(trained.outcome)
         with steps.step("Report: by horizon, site, hour and month; fairness, costs, what the model looks at"):
-            report_run(tracking, run_id, forecaster, judgement, card, verdict=trained.verdict, seed=recipe.seed)
+            report_run(tracking, run_id, fitted, judgement, card, verdict=trained.verdict, seed=recipe.seed)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return trained
 
@@ -247,6 +293,8 @@ def _judge_by_gate(
     run_id: str,
     *,
     settings: Settings,
+    settler: Settler,
+    rules: GateRules,
 ) -> TrainedModel:
     windows = judgement.windows
     verdict = judge_version(
@@ -256,10 +304,10 @@ def _judge_by_gate(
         windows,
         quantiles_BHQ=judgement.quantiles_BHQ,
         naive_BH=judgement.naive_BH,
-        rules=GateRules(),
+        rules=rules,
     )
     approval = settings.require_approval
-    outcome = settle(registry, registered, verdict, run_id=run_id, require_approval=approval)
+    outcome = settler(registry, registered, verdict, run_id=run_id, require_approval=approval)
     return TrainedModel(
         target=windows.target, judgement=judgement, registered=registered, verdict=verdict, outcome=outcome
     )

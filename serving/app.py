@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -23,10 +23,14 @@ from serving.live.routes import live_routes
 from serving.logs import AccessLog
 from serving.metrics import Metrics
 from serving.metrics_folder import shared_folder
+from serving.monitoring.answers import MonitoringAnswers
+from serving.monitoring.figures import keep_report_figures
+from serving.monitoring.keeper import ActualsKeeper
 from serving.prediction_log.log import PredictionLog
-from serving.releases.plans import SHADOW
+from serving.releases.plans import SHADOW, Standing
 from serving.routes.data import data_answers, data_routes
 from serving.routes.direct import DirectDispatch, describe_requests
+from serving.routes.monitoring import monitoring_routes
 from serving.routes.operation import operation_routes
 from serving.routes.predictions import Predictions, prediction_routes, request_models
 from serving.routes.readings import reading_request_models, readings_routes
@@ -79,6 +83,7 @@ class Gateway:
         self.sessions = sessions or SimulationSessions(open_store(settings))
         self.tracing = Tracing(environment.observability)
         self.log = PredictionLog(environment.prediction_log)
+        self.actuals = ActualsKeeper(self.town.domains, self.log.store, self.metrics, environment.monitoring)
         self.inflow = Inflow(environment.inflow, self.metrics, windows=self.town.windows)
         self.hub = LiveHub(self.town, environment.live)
         self.ahead = ForecastsAhead(self.town)
@@ -86,6 +91,7 @@ class Gateway:
         self.protocol = InferenceProtocol(
             self.town, self.metrics, self.log, batch_limit=environment.inference.infer_batch_limit
         )
+        self.monitoring = MonitoringAnswers(settings.data_dir, standings=self._standings)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -97,9 +103,15 @@ class Gateway:
         self.hub.start()
         if self.environment.serving.forecast_ahead:
             self.ahead.start()
+        if self.log.on:
+            self.actuals.start(self.town.news)
         self.metrics.look_first(self._look)
         loop = asyncio.get_running_loop()
-        endless = (keep_figures(self.town, self.metrics), self.sessions.keep_sweeping())
+        endless = (
+            keep_figures(self.town, self.metrics),
+            keep_report_figures(self.environment.serving.data_dir, self.town.domains, self.metrics),
+            self.sessions.keep_sweeping(),
+        )
         self._tasks = [loop.create_task(work) for work in endless]
         await self.inflow.start()
         await self.town.start()
@@ -108,6 +120,10 @@ class Gateway:
         """Tell the figures that nobody tells by themselves."""
         self.metrics.set_websocket_clients(len(self.hub.clients))
         self.metrics.count_logged(*self.log.take_counts())
+
+    def _standings(self) -> tuple[Mapping[str, Standing], bool]:
+        """What the registry says, and whether it answers."""
+        return self.town.watch.standings, self.town.watch.away is None
 
     def parts(self) -> dict[str, str]:
         """How the parts are that lean on something outside."""
@@ -123,6 +139,7 @@ class Gateway:
         await self.inflow.close()
         self.sessions.close()
         await self.ahead.close()
+        await self.actuals.close()
         await self.town.close()
         await asyncio.to_thread(self.log.close)
         await self.security.close()
@@ -208,6 +225,7 @@ def _add_routes(app: FastAPI, gateway: Gateway) -> None:
         session_routes(gateway.sessions, metrics),
         live_routes(gateway.hub, metrics),
         release_routes(town),
+        monitoring_routes(gateway.monitoring, metrics),
     ):
         app.include_router(routes)
         app.include_router(routes, prefix="/v1", include_in_schema=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from serving.inference_protocol.settings import InferenceProtocolSettings
 from serving.inflow.settings import InflowSettings
 from serving.live.settings import LiveSettings
+from serving.monitoring.settings import MonitoringSettings
 from serving.observability_settings import ObservabilitySettings
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.releases.settings import ReleaseSettings
@@ -22,6 +23,7 @@ class Environment:
         serving: Addresses, folders, runtimes, limits.
         releases: How versions are followed, and judged.
         prediction_log: What is logged, and where.
+        monitoring: How forecasts are joined with what came.
         inflow: Brokers of readings.
         live: The WebSocket.
         inference: The Open Inference Protocol.
@@ -32,6 +34,7 @@ class Environment:
     serving: ServingSettings
     releases: ReleaseSettings
     prediction_log: PredictionLogSettings
+    monitoring: MonitoringSettings
     inflow: InflowSettings
     live: LiveSettings
     inference: InferenceProtocolSettings
@@ -50,6 +53,7 @@ def read_environment(serving: ServingSettings | None = None) -> Environment:
         serving=serving,
         releases=ReleaseSettings(),
         prediction_log=PredictionLogSettings(data_dir=serving.data_dir),
+        monitoring=MonitoringSettings(data_dir=serving.data_dir),
         inflow=InflowSettings(data_dir=serving.data_dir, online_store_url=serving.online_store_url),
         live=LiveSettings(),
         inference=InferenceProtocolSettings(),

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Met
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
+from serving.monitoring.report import SiteState
 from serving.news import Event, VersionChanged
 from serving.service import ForecastResult, ForecastService
 from serving.tallies import CounterTallies, HistogramTallies
@@ -28,6 +29,8 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Stages of a request: cutting the window, waiting for a batch, running it, all the rest, and all of it.
 STAGES = ("features", "queue", "inference", "reply", "total")
 BREAKER_STATES = ("closed", "half_open", "open")
+RETRAINING_STATES = ("under way", "failed", "given up", "done")
+SITE_STATES: tuple[SiteState, ...] = ("healthy", "suspect", "harmed", "no data")
 _LOG = logging.getLogger(__name__)
 _BUCKETS_S = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _ARRIVAL_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -35,7 +38,7 @@ _DELAY_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 7200.0, 21600.0, 8640
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _TOLD_EVERY_S = 1.0
 # How the gauges of several workers are put together; those of workers that have ended are left out.
-_Together = Literal["livesum", "livemax", "livemin"]
+_Together = Literal["livesum", "livemax", "livemin", "livemostrecent"]
 # One where it holds and nothing where not: what has never held, or does no more, is left out.
 _NAMED_ONLY_WHILE_TRUE = ("towncast_model_info",)
 
@@ -62,6 +65,7 @@ class Metrics:
         self._add_requests()
         self._add_forecasts()
         self._add_feeds()
+        self._add_reports()
         self._add_workers()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> CounterTallies:
@@ -134,6 +138,54 @@ class Metrics:
         self._log_waiting = gauge("prediction_log_waiting", "Answers not yet in the prediction log", together="livesum")
         self._log_written = self._counter("prediction_log_written", "Answers written to the prediction log")
         self._log_lost = self._counter("prediction_log_lost", "Answers that the prediction log had no room for")
+
+    def _add_reports(self) -> None:
+        target, gauge = ("domain", "target"), self._gauge
+        self._realised = gauge(
+            "realised_error",
+            "The champion's error over its last days: mae and bias [unit], mape [%]",
+            *target,
+            "horizon",
+            "statistic",
+            together="livemostrecent",
+        )
+        self._coverage = gauge(
+            "realised_coverage_ratio",
+            "Share of the actuals inside the champion's interval over its last days",
+            *target,
+            "horizon",
+            together="livemostrecent",
+        )
+        self._waiting = gauge(
+            "realised_waiting_steps", "Forecast steps that wait for an actual", *target, together="livemostrecent"
+        )
+        self._joined_at = gauge(
+            "realised_joined_timestamp_seconds", "When forecasts were joined last", *target, together="livemax"
+        )
+        self._joined = self._counter("realised_steps", "Forecast steps by what a join did", *target, "outcome")
+        self._join_failures = self._counter("realised_join_failures", "Joins that failed", *target)
+        self._site_states = gauge(
+            "monitoring_sites", "Sites by what the latest report says of them", *target, "state", together="livemax"
+        )
+        self._drifted = gauge(
+            "monitoring_drifted", "Lines of drift beyond their threshold in it", *target, "of", together="livemax"
+        )
+        self._asks = gauge(
+            "monitoring_asks_retraining", "Whether it asks for a retraining", *target, "kind", together="livemax"
+        )
+        self._reported = gauge(
+            "monitoring_report_timestamp_seconds", "When it was written", *target, together="livemax"
+        )
+        self._retraining = gauge(
+            "retraining_state",
+            "Whether a domain's last retraining is in a state",
+            "domain",
+            "state",
+            together="livemax",
+        )
+        self._retrained = gauge(
+            "retraining_timestamp_seconds", "When the last retraining ended well", "domain", together="livemax"
+        )
 
     def _add_workers(self) -> None:
         self._workers = self._gauge("workers", "Processes that answer", together="livesum")
@@ -224,6 +276,55 @@ class Metrics:
         """Say how old the last readings of a domain's sites are [s]."""
         for statistic, age_s in (("newest", newest_s), ("median", median_s), ("oldest", oldest_s)):
             self._age.labels(domain, statistic).set(age_s)
+
+    def set_realised(
+        self, domain: str, target: str, horizon: str, *, mae: float, bias: float, mape_percent: float, coverage: float
+    ) -> None:
+        """Say how the champion's last forecasts did: errors [unit], [%], and coverage (0 to 1); NaN for unknown."""
+        for statistic, value in (("mae", mae), ("bias", bias), ("mape", mape_percent)):
+            self._realised.labels(domain, target, horizon, statistic).set(value)
+        self._coverage.labels(domain, target, horizon).set(coverage)
+
+    def count_realised(self, domain: str, target: str, outcomes: Mapping[str, int], *, waiting: int) -> None:
+        """Count forecast steps by what a join did with them, such as `joined` or `never`, and say how many wait."""
+        for outcome, number in outcomes.items():
+            self._joined.add((domain, target, outcome), number)
+        self._waiting.labels(domain, target).set(waiting)
+        self._joined_at.labels(domain, target).set(time.time())
+
+    def count_join_failure(self, domain: str, target: str) -> None:
+        """Count a join that failed."""
+        self._join_failures.add((domain, target))
+
+    def set_site_states(self, domain: str, target: str, sites: Mapping[str, int]) -> None:
+        """Say how many sites are in each state, see `SITE_STATES`, by the latest monitoring report."""
+        for state in SITE_STATES:
+            self._site_states.labels(domain, target, state).set(sites.get(state, 0))
+
+    def set_drifted(self, domain: str, target: str, of: str, lines: int) -> None:
+        """Say how many lines of drift of a `feature` or a `prediction` are beyond their threshold."""
+        self._drifted.labels(domain, target, of).set(lines)
+
+    def set_asks_retraining(self, domain: str, target: str, kind: str, *, asks: bool) -> None:
+        """Say whether the latest monitoring report asks for a retraining, by the trigger's kind."""
+        self._asks.labels(domain, target, kind).set(asks)
+
+    def set_reported(self, domain: str, target: str, at_s: float) -> None:
+        """Say when the latest monitoring report was written [s since 1970]."""
+        self._reported.labels(domain, target).set(at_s)
+
+    def set_retraining(self, domain: str, state: str, ended_s: float | None) -> None:
+        """Say in which of `RETRAINING_STATES` a domain's last retraining is.
+
+        Args:
+            domain: Of the models.
+            state: Which.
+            ended_s: When the last one ended that ended well [s since 1970], None where there is none.
+        """
+        for known in RETRAINING_STATES:
+            self._retraining.labels(domain, known).set(known == state)
+        if ended_s is not None:
+            self._retrained.labels(domain).set(ended_s)
 
     def set_websocket_clients(self, number: int) -> None:
         """Say how many clients /ws has in this process."""

@@ -13,6 +13,7 @@ from features.vocabulary import Float32Array, Int64Array
 from training.evaluate import NOMINAL_COVERAGE, mean_interval
 
 Float64Array = npt.NDArray[np.float64]
+_PROFILE = "the seasonal profile"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class GateRules:
         allow_equal: Whether a candidate that is not worse than the champion becomes champion, for retraining on a
             schedule: newer readings, same error. Off by default: a change without a gain is a risk without a gain.
         equal_margin: Share of the champion's error that `allow_equal` may lose: the interval must lie above minus this.
+        largest_loss: Judges by the errors themselves in place of an interval, which of few blocks says nothing: by
+            which share the error may be above the champion's. None for the interval. See `retraining_rules`.
     """
 
     confidence: float = 0.90
@@ -44,6 +47,20 @@ class GateRules:
     fewest_seasons: int = 3
     allow_equal: bool = False
     equal_margin: float = 0.02
+    largest_loss: float | None = None
+
+
+def retraining_rules(largest_loss: float) -> GateRules:
+    """What is asked of a retraining, on the few newest days, which neither it nor the champion has learnt.
+
+    It must beat the seasonal profile there, and lose at most a share to the champion; whether it is better shows a
+    canary, or the errors that are realised. A longer test would keep the newest weeks from it, which are what a
+    retraining is for. After a change intervals take days to widen: they may hold less often.
+
+    Args:
+        largest_loss: That share.
+    """
+    return GateRules(largest_loss=largest_loss, fewest_seasons=0, lowest_coverage=0.70, highest_coverage=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,8 +228,8 @@ def judge_candidate(
     """
     median = candidate.quantiles_BHQ[:, :, candidate.levels.index(0.5)]
     remarks = [champion.remark] if champion is not None and champion.remark else []
-    checks = [_better("the seasonal profile", median, held_out.naive_BH, held_out, rules, least=0.0)]
-    rival, rival_name = held_out.naive_BH, "the seasonal profile"
+    checks = [_better(_PROFILE, median, held_out.naive_BH, held_out, rules, least=0.0)]
+    rival, rival_name = held_out.naive_BH, _PROFILE
     if champion is not None and champion.median_BH is not None:
         rival, rival_name = champion.median_BH, f"champion version {champion.version}"
         least = -rules.equal_margin if rules.allow_equal else 0.0
@@ -252,6 +269,8 @@ def _better(
     used = known.any(axis=1)
     origins, moment = np.unique(held_out.origin_B[used], return_inverse=True)
     seasons = len(origins) / held_out.season_steps
+    if rules.largest_loss is not None:
+        return _no_larger_loss(name, error, rival_error, known, held_out, rules.largest_loss)
     name = f"better than {name}" if least == 0 else f"not worse than {name}"
     if seasons < rules.fewest_seasons:
         return Check(
@@ -276,6 +295,30 @@ def _better(
         allowed=f"interval above {least:.0%}",
         passed=low > least * rival_mae,
         figures={"mae": mae, "rival_mae": rival_mae, "gain_low": low, "gain_high": high, "seasons": seasons},
+    )
+
+
+def _no_larger_loss(
+    name: str,
+    error: Float64Array,
+    rival_error: Float64Array,
+    known: npt.NDArray[np.bool_],
+    held_out: HeldOut,
+    largest_loss: float,
+) -> Check:
+    """Whether the error is below the seasonal profile's, or not far above the champion's."""
+    profile = name == _PROFILE
+    allowed = 0.0 if profile else largest_loss
+    count = int(known.sum())
+    mae, rival_mae = (float(part.sum()) / count if count else math.nan for part in (error, rival_error))
+    loss = mae / rival_mae - 1 if rival_mae else (math.inf if mae else 0.0)
+    return Check(
+        name=f"better than {name}" if profile else f"not much worse than {name}",
+        found=f"MAE {mae:.4g} against {rival_mae:.4g} {held_out.unit}, {loss:+.1%}" if count else "no common windows",
+        allowed="below 0%" if profile else f"{allowed:+.0%} at most",
+        # Written this way round, an error that is not a number does not pass.
+        passed=loss < 0 if profile else loss <= allowed,
+        figures={"mae": mae, "rival_mae": rival_mae} if count else {},
     )
 
 

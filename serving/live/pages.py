@@ -1,4 +1,4 @@
-"""`/dashboard`: one page of plain files, which asks nothing of any other host."""
+"""`/dashboard` and `/monitoring`: pages of plain files, which ask nothing of any other host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from serving.metrics import Metrics
 
 _FOLDER = Path(__file__).parent / "page"
-_PAGE = "index.html"
+_PAGES = {"/dashboard": "index.html", "/monitoring": "monitoring.html"}
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -30,7 +30,7 @@ _SECURITY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFile:
-    """A file of the page, as it is sent.
+    """A file of the pages, as it is sent.
 
     Attributes:
         content: Its bytes.
@@ -44,7 +44,7 @@ class PageFile:
 
 
 def read_page() -> Mapping[str, PageFile]:
-    """The page's files by name."""
+    """The pages' files by name."""
     files = {}
     for path in sorted(_FOLDER.iterdir()):
         content = path.read_bytes()
@@ -54,7 +54,7 @@ def read_page() -> Mapping[str, PageFile]:
 
 
 def dashboard_routes(metrics: Metrics) -> APIRouter:
-    """The page and its files; they hold no data, and need no key."""
+    """The pages and their files; they hold no data, and need no key."""
     router = APIRouter(include_in_schema=False)
     files: dict[str, PageFile] = {}
 
@@ -70,10 +70,14 @@ def dashboard_routes(metrics: Metrics) -> APIRouter:
             return Response(status_code=304, headers=headers)
         return Response(file.content, media_type=file.media_type, headers=headers)
 
-    @router.get("/dashboard")
-    async def page(request: Request) -> Response:
-        metrics.count_request("/dashboard", 200, "GET")
-        return reply(_PAGE, request)
+    def add_page(path: str, name: str) -> None:
+        @router.get(path, name=name)
+        async def page(request: Request) -> Response:
+            metrics.count_request(path, 200, "GET")
+            return reply(name, request)
+
+    for path, name in _PAGES.items():
+        add_page(path, name)
 
     @router.get("/dashboard/assets/{name}")
     async def asset(name: str, request: Request) -> Response:

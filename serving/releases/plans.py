@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from features.alias_history import AliasChange, read_history
 from features.card import CHAMPION
 
 # Aliases of a registered model beside `champion`.
@@ -165,6 +166,7 @@ class Standing:
         canary: Likewise.
         decisions: About canaries, oldest first.
         faults: What its tags say that cannot be followed; the champion answers alone then.
+        history: Changes of its aliases, oldest first.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Standing:
     canary: CanaryPlan | None = None
     decisions: tuple[DecisionLine, ...] = ()
     faults: tuple[str, ...] = ()
+    history: tuple[AliasChange, ...] = ()
 
 
 Plan = TypeVar("Plan", ChallengerPlan, CanaryPlan)
@@ -185,7 +188,8 @@ def standing_of(model: Any) -> Standing:
     Args:
         model: A `RegisteredModel` of MLflow.
     """
-    versions = {alias: int(number) for alias, number in model.aliases.items() if alias in ROLES}
+    aliases = {alias: int(number) for alias, number in model.aliases.items()}
+    versions = {alias: number for alias, number in aliases.items() if alias in ROLES}
     faults: list[str] = []
     challenger = _plan(ChallengerPlan, CHALLENGER_TAG, model.tags, versions.get(CHALLENGER), faults)
     canary = _plan(CanaryPlan, CANARY_TAG, model.tags, versions.get(CANARY), faults)
@@ -196,6 +200,7 @@ def standing_of(model: Any) -> Standing:
         challenger=challenger,
         canary=canary,
         decisions=_decisions(model.tags, faults),
+        history=_history(model.tags, aliases, faults),
         faults=tuple(faults),
     )
 
@@ -218,6 +223,14 @@ def _plan(kind: type[Plan], key: str, tags: Mapping[str, str], version: int | No
         faults.append(f"the tag {key} plans version {plan.version}, and the alias is version {version}'s")
         return None
     return plan
+
+
+def _history(tags: Mapping[str, str], aliases: Mapping[str, int], faults: list[str]) -> tuple[AliasChange, ...]:
+    try:
+        return read_history(tags, aliases)
+    except (ValueError, TypeError):
+        faults.append("the history of its aliases cannot be read")
+        return ()
 
 
 def _decisions(tags: Mapping[str, str], faults: list[str]) -> tuple[DecisionLine, ...]:

@@ -132,11 +132,11 @@ def _add(
         description=description,
         response_model=reply,
         responses=_REFUSALS,
-        openapi_extra={"parameters": _parameters(query)},
+        openapi_extra={"parameters": query_parameters(query)},
     )
 
 
-def _parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
+def query_parameters(query: type[BaseModel]) -> list[dict[str, Any]]:
     """What the OpenAPI document says of the query."""
     described: dict[str, dict[str, Any]] = query.model_json_schema().get("properties", {})
     return [

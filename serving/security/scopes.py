@@ -8,7 +8,7 @@ PUBLIC: Final = "public"
 ADMIN: Final = "admin"
 SCOPES: Final[dict[str, str]] = {
     "predict": "forecasts: POST /predict/..., and the models of /v2",
-    "data": "readings and forecasts to look at: GET /data/..., and /ws",
+    "data": "readings, forecasts and how they do: GET /data/..., /monitoring/..., and /ws",
     "readings": "readings to send: POST /readings",
     "sessions": "simulations: /simulate/...",
     "metrics": "figures for Prometheus: /metrics",
@@ -25,10 +25,12 @@ _TABLE: Final[tuple[tuple[str, str], ...]] = (
     ("/openapi.json", PUBLIC),
     ("/dashboard", PUBLIC),
     ("/dashboard/assets/", PUBLIC),
+    ("/monitoring", PUBLIC),
     ("/predict/", "predict"),
     ("/v2", "predict"),
     ("/v2/", "predict"),
     ("/data/", "data"),
+    ("/monitoring/", "data"),
     ("/ws", "data"),
     ("/readings", "readings"),
     ("/simulate/", "sessions"),

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?:(:?[-?])([^}]*))?\}")
-EXPECTED = {"api", "torchserve", "redis", "postgres", "mlflow", "prometheus", "grafana", "mosquitto", "nats"}
+EXPECTED = {"api", "jobs", "torchserve", "redis", "postgres", "mlflow", "prometheus", "grafana", "mosquitto", "nats"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_variables_are_settings(
     text: str, services: dict[str, dict[str, Any]], check_environment: Callable[[dict[str, str]], None]
 ) -> None:
     values = {"WORKERS": "2", "JWT_SECRET": "x" * 40, "OTLP_ENDPOINT": "http://collector:4318"}
-    for name in ("api", "torchserve"):
+    for name in ("api", "jobs", "torchserve"):
         environment = {
             key: _VARIABLE.sub(lambda found: values.get(found[1], "secret"), value)
             for key, value in services[name]["environment"].items()

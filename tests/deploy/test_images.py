@@ -139,7 +139,7 @@ def test_everything_that_is_installed_has_a_pinned_version(deploy: Path, root: P
         words = shlex.split(install.replace("$TORCH_OPTIONS", ""))
         takes = {"-c", "-r"}
         names = [word for before, word in zip(["", *words], words, strict=False) if before not in takes]
-        asked += [Requirement(word) for word in names if not word.startswith("-") and word != "."]
+        asked += [Requirement(word) for word in names if not word.startswith(("-", ".", "towncast["))]
     assert len(asked) > 20
     for requirement in asked:
         exact = [one.version for one in requirement.specifier if one.operator == "=="]

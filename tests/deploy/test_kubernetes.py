@@ -131,6 +131,42 @@ def test_pods_have_no_rights_and_known_limits(deploy: Path, overlay: str) -> Non
         assert {"/data", "/tmp"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
+def test_the_jobs_run_one_at_a_time_and_see_what_the_api_sees(deploy: Path) -> None:
+    found = {(one["kind"], one["metadata"]["name"]): one for _, one in manifests(deploy)}
+    job = found["CronJob", "towncast-jobs"]["spec"]
+    assert job["concurrencyPolicy"] == "Forbid"
+    template = job["jobTemplate"]["spec"]["template"]
+    pod = template["spec"]
+    (container,) = pod["containers"]
+    assert container["args"][0] == "schedule"
+    assert {"/data", "/tmp"} == {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    # The service sends requests to pods with this name alone.
+    assert template["metadata"]["labels"]["app.kubernetes.io/name"] != "towncast"
+    policy = found["NetworkPolicy", "towncast-jobs"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    api = pod_of(found["Deployment", "towncast"])["containers"][0]
+    shared = {mount["mountPath"] for mount in api["volumeMounts"] if mount["name"] == "data"}
+    assert {f"/data/{name}" for name in ("readings", "monitoring", "releases", "retraining")} <= shared
+    assert container["image"] == "towncast-jobs"
+    assert any(line.endswith(" AS jobs") for line in (deploy / "Dockerfile").read_text().splitlines())
+
+
+def test_the_crontab_names_commands_and_settings_that_there_are(
+    deploy: Path, check_environment: Callable[[dict[str, str]], None]
+) -> None:
+    lines = (deploy / "cron" / "towncast").read_text().splitlines()
+    assert not [line for line in lines if len(line) > 998]  # cron cuts longer ones off
+    environment = dict(line.split("=", 1) for line in lines if "=" in line.split(" ")[0] and line[0] != "#")
+    check_environment(environment)
+    jobs = [line.lstrip("# ") for line in lines if "towncast cd" in line]
+    assert len(jobs) == 3
+    for job in jobs:
+        assert "&& towncast " in job
+        assert "%" not in job  # cron makes a new line of it
+
+
 def test_the_gpu_overlay_puts_torchserve_on_a_gpu_beside_the_api(deploy: Path) -> None:
     pod = pod_of(rendered(deploy, "gpu")["Deployment", "towncast"])
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}

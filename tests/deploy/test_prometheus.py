@@ -1,4 +1,4 @@
-"""Prometheus' configuration, its alerts and the Grafana dashboard ask for series and labels that there are."""
+"""Prometheus' configuration, its alerts and the Grafana dashboards ask for series and labels that there are."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import BREAKER_STATES, STAGES, Metrics
+from serving.metrics import BREAKER_STATES, RETRAINING_STATES, SITE_STATES, STAGES, Metrics
 from serving.service import ForecastResult
 
 _SELECTOR = re.compile(r"\b(towncast_\w+|up)\b(?:\{([^}]*)\})?")
@@ -47,6 +47,17 @@ def labels() -> dict[str, set[str]]:
     metrics.set_runtime(*target, "in_process", up=True)
     metrics.set_breaker(*target, "torchserve", "open")
     metrics.set_reading_age("water", newest_s=1, median_s=2, oldest_s=3)
+    metrics.set_realised(*target, "24h", mae=1.0, bias=0.0, mape_percent=2.0, coverage=0.9)
+    metrics.count_realised(*target, {"joined": 1}, waiting=1)
+    metrics.count_join_failure(*target)
+    metrics.set_realised(*target, "24h", mae=1.0, bias=0.0, mape_percent=5.0, coverage=0.9)
+    metrics.count_realised(*target, {"joined": 1}, waiting=1)
+    metrics.count_join_failure(*target)
+    metrics.set_site_states(*target, {"harmed": 1})
+    metrics.set_drifted(*target, "feature", 1)
+    metrics.set_asks_retraining(*target, "performance", asks=True)
+    metrics.set_reported(*target, 1.0)
+    metrics.set_retraining("water", "failed", 1.0)
     metrics.count_update("water")
     metrics.count_dropped_client("slow")
     families = text_string_to_metric_families(metrics.text().decode())
@@ -54,21 +65,26 @@ def labels() -> dict[str, set[str]]:
 
 
 def alerts(deploy: Path) -> list[dict[str, Any]]:
-    content = yaml.safe_load((deploy / "prometheus" / "alerts.yml").read_text())
-    assert set(content) == {"groups"}
-    return [rule for group in content["groups"] for rule in group["rules"]]
-
-
-def panels(deploy: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((deploy / "grafana" / "towncast.json").read_text())["panels"]
+    found = []
+    for file in sorted((deploy / "prometheus").glob("*alerts.yml")):
+        content = yaml.safe_load(file.read_text())
+        assert set(content) == {"groups"}
+        found += [rule for group in content["groups"] for rule in group["rules"]]
     return found
 
 
+def boards(deploy: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted((deploy / "grafana").glob("*.json"))]
+
+
+def panels(deploy: Path) -> list[dict[str, Any]]:
+    return [panel for board in boards(deploy) for panel in board["panels"]]
+
+
 def expressions(deploy: Path) -> Iterator[str]:
-    board = json.loads((deploy / "grafana" / "towncast.json").read_text())
     yield from (rule["expr"] for rule in alerts(deploy))
-    yield from (target["expr"] for panel in board["panels"] for target in panel.get("targets", []))
-    yield from (annotation["expr"] for annotation in board["annotations"]["list"])
+    yield from (target["expr"] for panel in panels(deploy) for target in panel.get("targets", []))
+    yield from (annotation["expr"] for board in boards(deploy) for annotation in board["annotations"]["list"])
 
 
 def test_every_series_that_is_asked_for_is_told_by_a_live_app(deploy: Path, told: str) -> None:
@@ -80,7 +96,7 @@ def test_every_series_that_is_asked_for_is_told_by_a_live_app(deploy: Path, told
     assert not asked - series
 
 
-def test_every_series_is_on_the_dashboard(deploy: Path, labels: dict[str, set[str]]) -> None:
+def test_every_series_is_on_a_dashboard(deploy: Path, labels: dict[str, set[str]]) -> None:
     targets = [target["expr"] for panel in panels(deploy) for target in panel.get("targets", [])]
     shown = {name for text in targets for name, _ in _SELECTOR.findall(text)}
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in labels}
@@ -98,7 +114,7 @@ def test_labels_are_those_of_the_series(deploy: Path, labels: dict[str, set[str]
                 if label == "stage":
                     assert value in STAGES
                 if label == "state":
-                    assert value in BREAKER_STATES
+                    assert set(value.split("|")) <= {*BREAKER_STATES, *SITE_STATES, *RETRAINING_STATES}
         grouped = {label.strip() for found in _GROUPED.findall(text) for label in found.split(",") if label.strip()}
         assert grouped <= used, text
 
@@ -134,8 +150,7 @@ def test_alerts_say_what_is_wrong_and_what_to_do(deploy: Path, labels: dict[str,
 def test_prometheus_reads_the_api_with_a_key_and_finds_its_rules(deploy: Path, paths: set[str]) -> None:
     content = yaml.safe_load((deploy / "prometheus" / "prometheus.yml").read_text())
     compose = yaml.safe_load((deploy / "compose.yaml").read_text())
-    for file in content["rule_files"]:
-        assert (deploy / "prometheus" / file).exists()
+    assert sorted(content["rule_files"]) == sorted(file.name for file in (deploy / "prometheus").glob("*alerts.yml"))
     (job,) = [job for job in content["scrape_configs"] if job["job_name"] == "towncast"]
     assert job["metrics_path"] in paths
     assert job["static_configs"] == [{"targets": ["api:8000"]}]
@@ -145,7 +160,21 @@ def test_prometheus_reads_the_api_with_a_key_and_finds_its_rules(deploy: Path, p
 
 
 def test_panels_stand_beside_each_other_and_read_the_provisioned_source(deploy: Path) -> None:
-    found = panels(deploy)
+    assert len({board["uid"] for board in boards(deploy)}) == len(boards(deploy)) == 2
+    for board in boards(deploy):
+        check_places(board["panels"])
+    provisioning = deploy / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    compose = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
+    assert source["url"] == "http://prometheus:9090"
+    assert source["type"] == "prometheus"
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "towncast.yaml").read_text())["providers"]
+    for file in (deploy / "grafana").glob("*.json"):
+        mount = f"./grafana/{file.name}:{provider['options']['path']}/{file.name}:ro"
+        assert mount in compose["grafana"]["volumes"]
+
+
+def check_places(found: list[dict[str, Any]]) -> None:
     assert len({panel["id"] for panel in found}) == len(found)
     taken: set[tuple[int, int]] = set()
     for panel in found:
@@ -160,10 +189,3 @@ def test_panels_stand_beside_each_other_and_read_the_provisioned_source(deploy: 
         taken |= cells
         for target in panel.get("targets", []):
             assert target["datasource"] == {"type": "prometheus", "uid": "${source}"}
-    provisioning = deploy / "grafana" / "provisioning"
-    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
-    compose = yaml.safe_load((deploy / "compose.yaml").read_text())["services"]
-    assert source["url"] == "http://prometheus:9090"
-    assert source["type"] == "prometheus"
-    (provider,) = yaml.safe_load((provisioning / "dashboards" / "towncast.yaml").read_text())["providers"]
-    assert any(f":{provider['options']['path']}/towncast.json:" in mount for mount in compose["grafana"]["volumes"])

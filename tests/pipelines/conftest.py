@@ -17,7 +17,7 @@ from features.domains import DOMAINS
 from features.readings import join_readings, make_readings
 from features.vocabulary import Site
 from features.windows import Panel, build_panel
-from pipelines.promote import Outcome, judge_version, settle
+from pipelines.promote import Outcome, Settler, judge_version, settle
 from pipelines.settings import Settings
 from training.forecaster import LEVELS, predict_set
 from training.gate import GateRules, Verdict
@@ -176,6 +176,7 @@ def enter(
         spread: float = 50.0,
         approval: bool = False,
         gated: bool = True,
+        settler: Settler = settle,
         **card: object,
     ) -> tuple[Registered, Verdict, Outcome]:
         folder = tmp_path / "artifact"
@@ -197,7 +198,7 @@ def enter(
                 naive_BH=naive_BH,
                 rules=GateRules(),
             )
-            outcome = settle(registry, registered, verdict, run_id=run_id, require_approval=approval)
+            outcome = settler(registry, registered, verdict, run_id=run_id, require_approval=approval)
         return registered, verdict, outcome
 
     return send

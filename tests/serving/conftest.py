@@ -1,8 +1,10 @@
 """Small towns for the serving tests: places with ten weeks of readings, and real graphs that copy last week."""
 
 import asyncio
+import contextlib
 import shutil
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,7 +275,7 @@ class Api:
         return self._runner.run(work)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def open_api() -> type[Api]:
     return Api
 
@@ -408,3 +410,47 @@ def whole_town(
     services = [make_service(), *make_pollution(), *make_water(), *make_demand()]
     with Api(create_app(ServingSettings(data_dir=tmp_path_factory.mktemp("town")), services=services)) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a test's coroutine."""
+    return lambda work: asyncio.run(asyncio.wait_for(work, timeout=100))
+
+
+QUIET = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+         "--disable-component-update --disable-sync")  # fmt: skip
+
+
+def find_browser() -> str:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    assert found is not None, "No Chromium on PATH: install it, as with `apt-get install chromium`."
+    return found
+
+
+@pytest.fixture(scope="session")
+def open_page() -> Callable[..., AbstractAsyncContextManager[Any]]:
+    """Opens a page of an address in a browser of its own, which may ask nothing of anybody else."""
+
+    @contextlib.asynccontextmanager
+    async def opened(
+        address: str, query: str = "", *, page_path: str = "/dashboard", **options: Any
+    ) -> AsyncIterator[Any]:
+        from playwright.async_api import async_playwright
+
+        async with async_playwright() as driver:
+            browser = await driver.chromium.launch(executable_path=find_browser(), args=QUIET.split())
+            shape = {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "light", "timezone_id": "UTC"}
+            page = await browser.new_page(**{**shape, **options})
+            errors: list[str] = []
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            requests: list[str] = []
+            page.on("request", lambda request: requests.append(request.url))
+            await page.goto(f"http://{address}{page_path}{query}")
+            yield page
+            await browser.close()
+            assert not errors
+            assert all(url.startswith(f"http://{address}/") for url in requests), "something came from elsewhere"
+
+    return opened

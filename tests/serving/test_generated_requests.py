@@ -22,7 +22,7 @@ CHECKS = [
 # A part that is not as documented gets its error inside the reply.
 ERRORS_INSIDE = ("/batch", "/readings")
 # What there is, in place of drawn names of it.
-NAMES = {"model": "towncast-traffic", "version": "3"}
+NAMES = {"model": "towncast-traffic", "version": "3", "domain": "traffic", "site": "R001"}
 
 
 def operations() -> list[tuple[str, str]]:

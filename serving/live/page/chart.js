@@ -6,7 +6,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const HOUR = 3600e3, BEFORE = 48 * HOUR, AFTER = 24 * HOUR;
 const HEIGHT = 138, LEFT = 40, RIGHT = 8, TOP = 10, BOTTOM = 20;
 
-function shape(name, attributes, text) {
+export function shape(name, attributes, text) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   if (text !== undefined) made.textContent = text;
@@ -31,8 +31,8 @@ export function pointsOf(card, series) {
   return { readings, forecast: forecast.filter((point) => point.at <= (forecast[0]?.at ?? 0) + AFTER) };
 }
 
-function ticks(low, high) {
-  const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
+export function ticks(low, high, about = 4) {
+  const rough = (high - low) / about || 1, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(Number(at.toPrecision(10)));

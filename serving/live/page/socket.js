@@ -1,6 +1,6 @@
 // The connection: it comes back by itself, and asks for the key where one is needed.
 
-const KEY = "towncast-key";
+export const KEY = "towncast-key";
 const LOOK_S = 30, LOOK_SOON_S = 5;
 
 export class Connection {

@@ -3,16 +3,14 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.async_api import Page, async_playwright
 from websockets.asyncio.client import ClientConnection, connect
 
 from features.feast_repository import FeatureRepository
@@ -181,43 +179,3 @@ class Talk:
 @pytest.fixture(scope="session")
 def talk() -> type[Talk]:
     return Talk
-
-
-@pytest.fixture(scope="session")
-def run() -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Runs a test's coroutine."""
-    return lambda work: asyncio.run(asyncio.wait_for(work, timeout=100))
-
-
-QUIET = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-         "--disable-component-update --disable-sync")  # fmt: skip
-
-
-def find_browser() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    assert found is not None, "No Chromium on PATH: install it, as with `apt-get install chromium`."
-    return found
-
-
-@pytest.fixture(scope="session")
-def open_page() -> Callable[..., AbstractAsyncContextManager[Page]]:
-    """Opens an address's dashboard in a browser of its own, which may ask nothing of anybody else."""
-
-    @contextlib.asynccontextmanager
-    async def opened(address: str, query: str = "", **options: Any) -> AsyncIterator[Page]:
-        async with async_playwright() as driver:
-            browser = await driver.chromium.launch(executable_path=find_browser(), args=QUIET.split())
-            shape = {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "light", "timezone_id": "UTC"}
-            page = await browser.new_page(**{**shape, **options})
-            errors: list[str] = []
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            requests: list[str] = []
-            page.on("request", lambda request: requests.append(request.url))
-            await page.goto(f"http://{address}/dashboard{query}")
-            yield page
-            await browser.close()
-            assert not errors
-            assert all(url.startswith(f"http://{address}/") for url in requests), "something came from elsewhere"
-
-    return opened

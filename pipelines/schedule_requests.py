@@ -1,0 +1,76 @@
+"""Retrainings that people ask for: files, which a running schedule takes up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from features.domains import DOMAINS
+from features.errors import TowncastError
+from features.files import whole_file
+from pipelines.schedule_settings import ScheduleSettings
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A retraining that a person asks for; a file in the folder of requests.
+
+    Attributes:
+        domain: What is to be retrained.
+        reason: Why.
+        by: Who asks.
+    """
+
+    domain: str
+    reason: str
+    by: str = ""
+
+    @property
+    def words(self) -> str:
+        """Why, and who asks, for people."""
+        return f"{self.reason or 'asked for'}, {self.by}" if self.by else self.reason or "asked for"
+
+
+_REQUEST = TypeAdapter(Request)
+
+
+def ask_for_retraining(domain: str, reason: str, *, by: str, settings: ScheduleSettings) -> Path:
+    """Ask a running schedule to retrain a domain; it does within seconds. The file of the request.
+
+    Raises:
+        UnknownNameError: There is no such domain.
+        StorageError: The folder cannot be written.
+    """
+    request = Request(domain=DOMAINS[domain].name, reason=reason, by=by)
+    path = _folder(settings) / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(asdict(request)), encoding="utf-8")
+    return path
+
+
+def requests(settings: ScheduleSettings) -> Iterator[tuple[Path, Request]]:
+    """What is asked for, oldest first, each with its file; one that cannot be read is put aside, which the log says."""
+    for path in sorted(_folder(settings).glob("[0-9]*.json")):
+        try:
+            request = _REQUEST.validate_json(path.read_bytes())
+            DOMAINS[request.domain]
+        except (OSError, ValueError, TowncastError) as error:
+            _LOG.warning("A request cannot be read, and is put aside: %s: %s", path, error)
+            with contextlib.suppress(OSError):
+                path.rename(path.with_suffix(".unreadable"))
+            continue
+        yield path, request
+
+
+def _folder(settings: ScheduleSettings) -> Path:
+    return settings.schedule_dir / "requests"
