@@ -164,7 +164,8 @@ def train_target(
         tags: Further tags of the run, which the card keeps too.
         settler: Keeps the gate's verdict and acts on it.
         rules: What the gate asks; by default what it asks of every training.
-        test_days: Length of the test; by default the last fifth [d].
+        test_days: Length of the test; by default the last fifth [d]. Where it is given, as by a retraining, the model
+            also forgets what its sites measured before a break.
 
     Raises:
         TowncastError: With its remedy; nothing is half-registered.
@@ -203,6 +204,8 @@ def train_target(
             accelerator=accelerator,
             settler=settler,
             rules=rules or GateRules(),
+            # Breaks are looked for up to the last reading, so a long test, by which accuracy is judged, must not see it.
+            forget=test_days is not None,
         )
 
 
@@ -227,6 +230,7 @@ def _fit_and_register(
     accelerator: Accelerator,
     settler: Settler,
     rules: GateRules,
+    forget: bool,
 ) -> TrainedModel:
     from lightning.pytorch.loggers import MLFlowLogger
 
@@ -241,9 +245,10 @@ def _fit_and_register(
     with steps.step(f"Training: {recipe.family}, recipe {recipe.name}{resumed}", spinner=False):
         forecaster.fit(splits, seed=recipe.seed)
     fitted = forecaster
-    with steps.step("Breaks: sites that became another, whose past is to be forgotten") as say:
-        forecaster = forget_breaks(fitted, splits.test)
-        say(", ".join(f"{one.site} from {_day_of(one.since_s)}" for one in breaks_of(forecaster)) or "none")
+    if forget:
+        with steps.step("Breaks: sites that became another, whose past is to be forgotten") as say:
+            forecaster = forget_breaks(fitted, splits.test)
+            say(", ".join(f"{one.site} from {_day_of(one.since_s)}" for one in breaks_of(forecaster)) or "none")
     with steps.step("Judging against the seasonal profile on the test"):
         intervals, quantiles = adapt_to_test(forecaster, splits)
         judgement = judge_quantiles(quantiles, splits.test, levels=forecaster.levels)
