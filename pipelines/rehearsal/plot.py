@@ -124,8 +124,8 @@ def _mark_value(axis: Axes, end_s: float, words: str, value: float, symbol: str)
     middle = _day(end_s - _WEEK_S)
     axis.plot([middle], [value], color="black", marker=symbol, markersize=6, linestyle="none", clip_on=False)
     axis.annotate(
-        f"{words} {value:.3g}", (middle, value), xytext=(-7, 0), textcoords="offset points", ha="right", va="center",
-        fontsize=8,
+        f"{words} {value:.3g}", (middle, value), xytext=(-7, 8 if symbol == "x" else -8), textcoords="offset points",
+        ha="right", va="center", fontsize=8, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
     )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _mark_alarm(axis: Axes, recovery: Recovery, top: float) -> None:
 def _draw_coverage(axis: Axes, rehearsed: Rehearsed) -> None:
     hurt = {site for recovery in rehearsed.recoveries for site in recovery.harm.sites}
     every = {week.site for week in rehearsed.weeks}
-    for sites, colour, words, down in ((every - hurt, _WELL, "untouched sites", 8), (hurt, _HURT, "the others", -14)):
+    for sites, colour, words, down in ((every - hurt, _WELL, "untouched sites", -26), (hurt, _HURT, "the others", -42)):
         weeks = _mean_weeks(rehearsed.weeks, sorted(sites))
         if weeks:
             axis.plot(_middles(weeks), [100 * week.coverage for week in weeks], color=colour, linewidth=2)
