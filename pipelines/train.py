@@ -204,7 +204,7 @@ def train_target(
             accelerator=accelerator,
             settler=settler,
             rules=rules or GateRules(),
-            # Breaks are looked for up to the last reading, so a long test, by which accuracy is judged, must not see it.
+            # Breaks are looked for up to the last reading: a test that judges accuracy must not have been looked at.
             forget=test_days is not None,
         )
 

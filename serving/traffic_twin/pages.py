@@ -31,7 +31,7 @@ Page = tuple[str, bytes]
 
 
 class Pages:
-    """Answers plain HTTP requests; requests for a WebSocket are let through.
+    """Answers plain GET requests; requests for a WebSocket are let through, and the library refuses all else.
 
     Args:
         network: Gives the JSON of `/network.json`.
@@ -49,8 +49,6 @@ class Pages:
         """The answer to a request, or None where it asks for a WebSocket."""
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return None
-        if request.method not in ("GET", "HEAD"):
-            return _response(http.HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"Only GET is answered.\n", allow=True)
         path = request.path.partition("?")[0]
         if path == "/network.json":
             kind, body = "application/json", self._network()
@@ -58,22 +56,18 @@ class Pages:
             kind, body = self._pages[path]
         else:
             return _response(http.HTTPStatus.NOT_FOUND, "text/plain", b"The page is at /.\n")
-        return _response(http.HTTPStatus.OK, kind, b"" if request.method == "HEAD" else body, length=len(body))
+        return _response(http.HTTPStatus.OK, kind, body)
 
 
-def _response(
-    status: http.HTTPStatus, kind: str, body: bytes, *, length: int | None = None, allow: bool = False
-) -> Response:
+def _response(status: http.HTTPStatus, kind: str, body: bytes) -> Response:
     headers = Headers(
         {
             "Date": formatdate(usegmt=True),
             "Connection": "close",
             "Content-Type": kind,
-            "Content-Length": str(len(body) if length is None else length),
+            "Content-Length": str(len(body)),
             "Cache-Control": "no-cache",
             **_SECURITY,
         }
     )
-    if allow:
-        headers["Allow"] = "GET, HEAD"
     return Response(status.value, status.phrase, headers, body)
