@@ -21,7 +21,13 @@ from serving.service import ForecastService
 from serving.settings import ServingSettings
 
 JSON = {"Content-Type": "application/json"}
-NAMES = {"model": "towncast-traffic", "version": "3", "session_id": "3f1c0d5e-3b0a-4f0e-9a55-0f6f1f0f3c55"}
+NAMES = {
+    "model": "towncast-traffic",
+    "version": "3",
+    "session_id": "3f1c0d5e-3b0a-4f0e-9a55-0f6f1f0f3c55",
+    "domain": "traffic",
+    "site": "R001",
+}
 ODD_NAMES = (
     "",
     "\0",
