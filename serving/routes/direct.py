@@ -9,10 +9,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from pydantic_core import from_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from features.errors import TowncastError
-from serving.errors import MediaTypeError, refusal
+from features.errors import InvalidParameterError, TowncastError
+from serving.errors import MediaTypeError, malformed, refusal
 from serving.tracing import Tracing, answered
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -79,6 +80,39 @@ async def whole_body(receive: Receive) -> bytes | None:
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def listed_items(body: bytes, name: str, *, limit: int, fact: str, remedy: str) -> list[Any]:
+    """The items of a body that holds nothing but a list of them, not looked at further.
+
+    Args:
+        body: The whole body.
+        name: Of the list.
+        limit: Most items.
+        fact: What is wrong where there is no such list.
+        remedy: What to do about it.
+
+    Raises:
+        MalformedBodyError: The body is not JSON.
+        InvalidParameterError: It is not an object with such a list, or there are too many.
+    """
+    try:
+        # `NaN` and `Infinity` are no JSON, but what many programs write: such an item is refused, not the body.
+        content = from_json(body)
+    except (ValueError, RecursionError) as error:
+        raise malformed(str(error)) from error
+    unknown = [key for key in content if key != name] if isinstance(content, dict) else []
+    items = content.get(name) if isinstance(content, dict) else None
+    if unknown or not isinstance(items, list) or not 1 <= len(items) <= limit:
+        count = f"{len(items)} {name}" if isinstance(items, list) else items
+        raise InvalidParameterError(
+            parameter=unknown[0] if unknown else name,
+            provided=content[unknown[0]] if unknown else count,
+            allowed=f"an object with nothing but `{name}`, a list of 1 to {limit}",
+            fact=fact,
+            remedy=remedy,
+        )
+    return items
 
 
 def request_body(model: type[BaseModel], examples: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
-from features.errors import InvalidParameterError, TowncastError
+from features.errors import TowncastError
 from serving.errors import malformed, own_request_id, refusal, request_id_in
 from serving.metrics import Metrics
 from serving.prediction_log.log import PredictionLog
@@ -20,7 +20,7 @@ from serving.predictions import APIS
 from serving.predictions.answering import Answered, answer, answer_many
 from serving.predictions.api import PredictionApi
 from serving.request_context import CALLER
-from serving.routes.direct import BodyHandler, DirectRoute, check_media_type, request_body
+from serving.routes.direct import BodyHandler, DirectRoute, check_media_type, listed_items, request_body
 from serving.schemas import ErrorReply, PredictionRequest, Reply
 from serving.service import ForecastResult
 from serving.town import Town
@@ -256,7 +256,13 @@ def _batch_items(api: PredictionApi[Any], body: bytes, *, limit: int) -> tuple[S
     try:
         parsed = _whole_batch(api.domain, limit).model_validate_json(body).requests  # type: ignore[attr-defined]
     except (ValidationError, UnicodeError):
-        items = _items(body, limit=limit)
+        items = listed_items(
+            body,
+            "requests",
+            limit=limit,
+            fact="The body is no batch",
+            remedy="Send several batches, or set TOWNCAST_BATCH_LIMIT.",
+        )
         return items, [_parsed(api, item) for item in items]
     return parsed, parsed
 
@@ -271,31 +277,6 @@ def _refused(api: PredictionApi[Any], item: Any, error: ValidationError | Townca
     request_id = item.request_id if isinstance(item, PredictionRequest) else own_request_id(item)
     refused = refusal(error, request_id=request_id, fields=api.request.model_fields)
     return to_json(refused.content.model_dump())
-
-
-def _items(body: bytes, *, limit: int) -> list[Any]:
-    """The requests of a batch, not parsed further.
-
-    Raises:
-        MalformedBodyError: The body is not JSON.
-        InvalidParameterError: It is not an object with a list of requests, or there are too many.
-    """
-    try:
-        content = from_json(body)
-    except (ValueError, RecursionError) as error:
-        raise malformed(str(error)) from error
-    unknown = [key for key in content if key != "requests"] if isinstance(content, dict) else []
-    items = content.get("requests") if isinstance(content, dict) else None
-    if unknown or not isinstance(items, list) or not 1 <= len(items) <= limit:
-        count = f"{len(items)} requests" if isinstance(items, list) else items
-        raise InvalidParameterError(
-            parameter=unknown[0] if unknown else "requests",
-            provided=content[unknown[0]] if unknown else count,
-            allowed=f"an object with nothing but `requests`, a list of 1 to {limit}",
-            fact="The body is no batch",
-            remedy="Send several batches, or set TOWNCAST_BATCH_LIMIT.",
-        )
-    return items
 
 
 def _parsed(api: PredictionApi[Any], item: Any) -> _Parsed:

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from features.domains import DOMAINS
 from features.errors import InvalidParameterError, TowncastError
-from serving.errors import malformed, refusal
+from serving.errors import refusal
 from serving.inflow.desk import Outcome, ReadingDesk
 from serving.metrics import Metrics
-from serving.routes.direct import DirectRoute, check_media_type, request_body
+from serving.routes.direct import DirectRoute, check_media_type, listed_items, request_body
 from serving.schemas import ErrorReply, Reply, ShortName, SiteName, StrictRequest
 
 PATH = "/readings"
@@ -140,29 +140,8 @@ def readings_routes(desk: ReadingDesk, metrics: Metrics) -> APIRouter:
 
 
 def _items(body: bytes, limit: int) -> list[Any]:
-    """The items of a body, not looked at further.
-
-    Raises:
-        MalformedBodyError: It is not JSON.
-        InvalidParameterError: It is not an object with a list of readings, or there are too many.
-    """
-    try:
-        # `NaN` and `Infinity` are no JSON, but what many programs write: such an item is quarantined, not the body.
-        content = from_json(body)
-    except (ValueError, RecursionError) as error:
-        raise malformed(str(error)) from error
-    unknown = [key for key in content if key != "readings"] if isinstance(content, dict) else []
-    items = content.get("readings") if isinstance(content, dict) else None
-    if unknown or not isinstance(items, list) or not 1 <= len(items) <= limit:
-        count = f"{len(items)} readings" if isinstance(items, list) else items
-        raise InvalidParameterError(
-            parameter=unknown[0] if unknown else "readings",
-            provided=content[unknown[0]] if unknown else count,
-            allowed=f"an object with nothing but `readings`, a list of 1 to {limit}",
-            fact="The body holds no readings",
-            remedy="Send several bodies, or set TOWNCAST_READINGS_LIMIT.",
-        )
-    return items
+    remedy = "Send several bodies, or set TOWNCAST_READINGS_LIMIT."
+    return listed_items(body, "readings", limit=limit, fact="The body holds no readings", remedy=remedy)
 
 
 def _refuse_if_all_malformed(outcomes: Sequence[Outcome]) -> None:
