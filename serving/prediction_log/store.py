@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sql
 
 from features.errors import StorageError
-from features.files import make_folder
+from features.stored_files import one_writer
 from serving.prediction_log.batches import ForecastBatch
 from serving.prediction_log.entry import enter, rows_of
 from serving.prediction_log.expiry import expire_some
@@ -44,11 +44,9 @@ class PredictionStore:
             return
         address = sql.make_url(self.url)
         of_file = address.get_backend_name() == "sqlite"
-        if of_file and address.database:
-            make_folder(Path(address.database).parent)
         engine = sql.create_engine(address, connect_args={"timeout": 30.0} if of_file else {}, pool_pre_ping=True)
         try:
-            with engine.begin() as connection:
+            with _alone(address), engine.begin() as connection:
                 if of_file:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 make_tables(connection)
@@ -190,6 +188,14 @@ class PredictionStore:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+
+def _alone(address: sql.URL) -> contextlib.AbstractContextManager[None]:
+    """One worker after the other opens a file: SQLite does not wait for its turn to change how it keeps its journal."""
+    if address.get_backend_name() != "sqlite" or not address.database or address.database == ":memory:":
+        return contextlib.nullcontext()
+    file = Path(address.database)
+    return one_writer(file.parent, f".{file.name}.lock")
 
 
 def _unreachable(address: sql.URL, error: Exception) -> StorageError:
