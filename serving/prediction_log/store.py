@@ -150,9 +150,7 @@ class PredictionStore:
 
     def count(self) -> dict[str, int]:
         """Number of forecasts and of answers."""
-        self.open()
-        assert self._engine is not None
-        with self._engine.connect() as connection:
+        with self._opened() as engine, engine.connect() as connection:
             return {
                 table.name: int(connection.execute(sql.select(sql.func.count()).select_from(table)).scalar_one())
                 for table in (FORECASTS, ANSWERS)
@@ -160,18 +158,14 @@ class PredictionStore:
 
     def request_ids(self) -> set[str]:
         """Identifiers of all requests that were answered."""
-        self.open()
-        assert self._engine is not None
-        with self._engine.connect() as connection:
+        with self._opened() as engine, engine.connect() as connection:
             return set(connection.execute(sql.select(ANSWERS.c.request_id).distinct()).scalars())
 
     def answers(self, request_id: str) -> list[tuple[AnswerRecord, ForecastRecord]]:
         """The answers to a request, each with the forecast that it gave."""
-        self.open()
-        assert self._engine is not None
         joined = sql.join(ANSWERS, FORECASTS, ANSWERS.c.forecast == FORECASTS.c.name)
         query = sql.select(ANSWERS, FORECASTS).select_from(joined).where(ANSWERS.c.request_id == request_id)
-        with self._engine.connect() as connection:
+        with self._opened() as engine, engine.connect() as connection:
             rows = connection.execute(query.order_by(ANSWERS.c.segment, ANSWERS.c.line)).all()
         found = []
         for row in rows:

@@ -26,7 +26,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from features.errors import InvalidParameterError
+from serving.redis_address import unreadable_address
 from serving.security.limits import ASK, MINUTE_S, NONE_LEFT
 
 _LOG = logging.getLogger(__name__)
@@ -96,14 +96,7 @@ class RedisLimits:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            # Not the address itself: a password may be in it.
-            raise InvalidParameterError(
-                parameter="TOWNCAST_LIMITS_REDIS_URL",
-                provided=str(error),
-                allowed="redis://[user:password@]host:port/number",
-                fact="The address of the limits' Redis cannot be read",
-                remedy="Set TOWNCAST_LIMITS_REDIS_URL like redis://localhost:6379/0.",
-            ) from error
+            raise unreadable_address("TOWNCAST_LIMITS_REDIS_URL", "limits'", error) from error
 
     def take(self, name: str, limit: int, now_s: float) -> int:
         """Count a request, see `Limits`; call it on the event loop."""

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, WatchError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from features.errors import InvalidParameterError
+from serving.redis_address import unreadable_address
 from serving.sessions.errors import (
     SessionBusyError,
     SessionStoreError,
@@ -69,14 +69,7 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            # Not the address itself: a password may be in it.
-            raise InvalidParameterError(
-                parameter="TOWNCAST_SESSIONS_REDIS_URL",
-                provided=str(error),
-                allowed="redis://[user:password@]host:port/number",
-                fact="The address of the sessions' Redis cannot be read",
-                remedy="Set TOWNCAST_SESSIONS_REDIS_URL like redis://localhost:6379/0.",
-            ) from error
+            raise unreadable_address("TOWNCAST_SESSIONS_REDIS_URL", "sessions'", error) from error
 
     def add(self, begun: Change) -> None:
         """Keep a new session, as `SessionStore` says."""
