@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from serving.inference_protocol.dispatch import InferenceDispatch
 from serving.inference_protocol.protocol import InferenceProtocol
 from serving.inference_protocol.routes import inference_protocol_routes, inference_request_models
 from serving.inflow.inflow import Inflow
+from serving.kept import Run
 from serving.live.hub import LiveHub
 from serving.live.pages import dashboard_routes
 from serving.live.routes import live_routes
@@ -86,7 +87,7 @@ class Gateway:
         self.actuals = ActualsKeeper(self.town.domains, self.log.store, self.metrics, environment.monitoring)
         self.inflow = Inflow(environment.inflow, self.metrics, windows=self.town.windows)
         self.hub = LiveHub(self.town, environment.live)
-        self.ahead = ForecastsAhead(self.town)
+        self.ahead = ForecastsAhead(self.town, tell=self._log_ahead)
         self.predictions = Predictions(self.town, self.metrics, self.log, batch_limit=settings.batch_limit)
         self.protocol = InferenceProtocol(
             self.town, self.metrics, self.log, batch_limit=environment.inference.infer_batch_limit
@@ -115,6 +116,9 @@ class Gateway:
         self._tasks = [loop.create_task(work) for work in endless]
         await self.inflow.start()
         await self.town.start()
+
+    def _log_ahead(self, service: ForecastService, role: str, runs: Collection[Run]) -> None:
+        self.log.made_ahead(runs, domain=service.domain.name, role=role)
 
     def _look(self) -> None:
         """Tell the figures that nobody tells by themselves."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Collection
 
+from serving.kept import Run
 from serving.news import Event, ForecastsMade, VersionChanged
 from serving.releases.release import Release
+from serving.service import ForecastService
 from serving.town import Town
 
 _LOG = logging.getLogger(__name__)
+Tell = Callable[[ForecastService, str, Collection[Run]], None]
 
 
 class ForecastsAhead:
@@ -19,10 +23,12 @@ class ForecastsAhead:
 
     Args:
         town: Has the models and the news.
+        tell: Is told what a service in a role has made; by default nobody is.
     """
 
-    def __init__(self, town: Town) -> None:
+    def __init__(self, town: Town, *, tell: Tell = lambda service, role, runs: None) -> None:
         self.town = town
+        self._tell = tell
         self._wanted: dict[str, set[str]] = {}
         self._changed = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
@@ -75,4 +81,5 @@ class ForecastsAhead:
                 continue
             if made:
                 domain, target = service.domain.name, service.target.name
-                self.town.news.tell(ForecastsMade(domain=domain, target=target, sites=made))
+                self.town.news.tell(ForecastsMade(domain=domain, target=target, sites=frozenset(made)))
+                self._tell(service, release.role_of(service), made.values())

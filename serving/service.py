@@ -203,20 +203,21 @@ class ForecastService:
         run.told[question.horizon] = (moment_s, result)
         return result
 
-    async def make_ahead(self, names: Sequence[str]) -> frozenset[str]:
-        """Make and keep the forecasts of some sites, before anybody asks; the sites that have one now.
+    async def make_ahead(self, names: Sequence[str]) -> dict[str, Run]:
+        """Make and keep the forecasts of some sites, before anybody asks; those that are kept now, by site.
 
         Where none is kept, none is made.
 
         Raises:
             RuntimeUnavailableError: No runtime can answer.
         """
-        made: set[str] = set()
+        made: dict[str, Run] = {}
         if self._kept.keep_s == 0:
-            return frozenset()
+            return made
         for first in range(0, len(names), _MOST_WINDOWS):
             keys = {name: self.windows.key(name) for name in names[first : first + _MOST_WINDOWS]}
-            made |= {name for name, key in keys.items() if self._kept.find(name, key) is not None}
+            kept = {name: self._kept.find(name, key) for name, key in keys.items()}
+            made |= {name: run for name, run in kept.items() if run is not None}
             wanted = [name for name in keys if name not in made]
             cuts = await outcomes_of(map(self._maker.prepared, wanted))
             together = [cut for cut in cuts if isinstance(cut, Prepared)]
@@ -224,8 +225,8 @@ class ForecastService:
                 if isinstance(run, Run):
                     name = prepared.window.sites[0]
                     self._kept.keep(name, keys[name], run)
-                    made.add(name)
-        return frozenset(made)
+                    made[name] = run
+        return made
 
     async def forecast_many(self, questions: Sequence[Question]) -> list[Outcome]:
         """The forecasts of several places: each site's window is cut and run once, all windows together.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from features.errors import StorageError
+from serving.kept import Run
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.records import AnswerRecord, Record, forecast_record, from_lines, to_lines
 from serving.prediction_log.retention import Retention
@@ -22,7 +23,7 @@ _SILENCE_S = 60.0
 
 
 class PredictionLog:
-    """Logs every answer, and every forecast once.
+    """Logs every answer, and every forecast that was given or made ahead, once.
 
     Args:
         settings: The environment.
@@ -35,6 +36,7 @@ class PredictionLog:
         self._written = self._lost = 0
         self._journal = Journal(settings.journal_dir)
         self._known: dict[str, None] = {}
+        self._origins: dict[tuple[str, str], int] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._complained_at = -float("inf")
@@ -89,7 +91,8 @@ class PredictionLog:
         records: list[Record] = []
         for result in results:
             if self.is_new(result.run.name):
-                records.append(forecast_record(result, role=role_of(result), made_s=now_s))
+                role = role_of(result)
+                records.append(forecast_record(result.run, domain=result.card.domain, role=role, made_s=now_s))
             records.append(
                 AnswerRecord(
                     request_id=request_id,
@@ -116,7 +119,25 @@ class PredictionLog:
     def forecast_only(self, result: ForecastResult, *, role: str) -> None:
         """Log a forecast that nobody was given, as a shadow's."""
         if self._thread is not None and self.is_new(result.run.name):
-            self.write([forecast_record(result, role=role, made_s=time.time())])
+            self.write([forecast_record(result.run, domain=result.card.domain, role=role, made_s=time.time())])
+
+    def made_ahead(self, runs: Iterable[Run], *, domain: str, role: str) -> None:
+        """Log forecasts that were made before anybody asked, so that errors are known also where nobody does.
+
+        Of each site and model it is the first of an origin: readings that come within a step make many more, and those
+        are logged once somebody is given one.
+        """
+        if self._thread is None or not self.settings.prediction_log_ahead:
+            return
+        now_s, records = time.time(), []
+        for run in runs:
+            key, origin_s = (run.prepared.window.sites[0], run.forecast.model), int(run.forecast.origins[0])
+            if self._origins.get(key, origin_s - 1) < origin_s:
+                self._origins[key] = origin_s
+                if self.is_new(run.name):
+                    records.append(forecast_record(run, domain=domain, role=role, made_s=now_s))
+        if records:
+            self.write(records)
 
     def write(self, records: Sequence[Record]) -> None:
         """Write records into the journal. Where that fails, answers go on, and what was lost is counted and said."""

@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 
 from features.vocabulary import Float32Array
-from serving.service import ForecastResult
+from serving.kept import Run
 
 _LOG = logging.getLogger(__name__)
 # Quantiles as they are kept.
 FLOAT = np.dtype("<f4")
+# What is decoded without a pause, in which requests wait [byte]: a hundred answers take a tenth of a millisecond.
+_PIECE_BYTES = 32 * 1024
 
 
 class ForecastRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="forecast", tag_field="kind"):
@@ -85,22 +87,22 @@ _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Record)
 
 
-def forecast_record(result: ForecastResult, *, role: str, made_s: float) -> ForecastRecord:
-    """The record of the forecast behind a result, over its whole horizon."""
-    forecast = result.run.forecast
+def forecast_record(run: Run, *, domain: str, role: str, made_s: float) -> ForecastRecord:
+    """The record of what a model made of a window, over its whole horizon."""
+    forecast = run.forecast
     return ForecastRecord(
-        name=result.run.name,
+        name=run.name,
         made_s=made_s,
-        domain=result.card.domain,
+        domain=domain,
         target=forecast.quantity,
         unit=forecast.unit,
-        site=result.site.name,
+        site=run.prepared.window.sites[0],
         origin_s=int(forecast.origins[0]),
         step_s=forecast.step_s,
-        window=result.run.prepared.version,
+        window=run.prepared.version,
         model_version=forecast.model,
         role=role,
-        runtime=result.run.runtime,
+        runtime=run.runtime,
         levels=forecast.levels,
         values=forecast.value_BHQ[0].astype(FLOAT, copy=False).tobytes(),
     )
@@ -116,20 +118,26 @@ def from_lines(lines: bytes) -> Iterator[tuple[int, Record]]:
 
     The last line of a process that was killed may be cut off: it was never acknowledged, and is left out.
     """
-    whole, _, _ = lines.rpartition(b"\n")
+    first = number = 0
+    end = lines.rfind(b"\n") + 1
+    while first < end:
+        following = lines.find(b"\n", min(first + _PIECE_BYTES, end - 1)) + 1
+        piece = lines[first:following]
+        yield from _records_of(piece, number)
+        first, number = following, number + piece.count(b"\n")
+
+
+def _records_of(piece: bytes, number: int) -> Iterator[tuple[int, Record]]:
+    """The records in some whole lines, of which the first has a number."""
     try:
-        # All at once takes a third of the time.
-        yield from enumerate(_DECODER.decode_lines(whole))
+        # Together they take a third of the time that each takes by itself.
+        records = _DECODER.decode_lines(piece)
     except msgspec.DecodeError:
-        yield from _one_by_one(whole)
-
-
-def _one_by_one(whole: bytes) -> Iterator[tuple[int, Record]]:
-    """The records of those lines that hold one."""
-    for number, line in enumerate(whole.split(b"\n")):
-        if line:
+        records = []
+        for line in filter(None, piece.split(b"\n")):
             try:
-                yield number, _DECODER.decode(line)
+                records.append(_DECODER.decode(line))
             except msgspec.DecodeError as error:
                 # A disk that was full took a part of a line, and the next began behind it.
                 _LOG.error("A line of the prediction journal is lost: %s", error)
+    yield from enumerate(records, number)

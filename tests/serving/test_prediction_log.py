@@ -1,10 +1,12 @@
 """The prediction log: every answer that was given is in it, once, however the process ended."""
 
+import asyncio
 import multiprocessing
 import os
 import signal
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ import pytest
 
 from serving.app import create_app
 from serving.environment import read_environment
+from serving.kept import Run
+from serving.places import Place
 from serving.prediction_log.journal import Journal
 from serving.prediction_log.log import PredictionLog
 from serving.prediction_log.records import AnswerRecord, ForecastRecord, from_lines, to_lines
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.prediction_log.store import PredictionStore
-from serving.service import ForecastService
+from serving.service import ForecastService, Question
 
 
 def forecast(name: str = "f1") -> ForecastRecord:
@@ -75,6 +79,21 @@ def test_records_survive_the_way_through_journal_and_store(settings: PredictionL
 def test_a_line_that_was_cut_off_is_left_out() -> None:
     lines = to_lines([given("a"), given("b")])
     assert [record.request_id for _, record in from_lines(lines[:-20]) if isinstance(record, AnswerRecord)] == ["a"]
+
+
+def test_each_line_has_its_number_also_where_one_is_lost() -> None:
+    lines = to_lines([given(f"r{number}") for number in range(1000)])
+    found = list(from_lines(lines))
+    assert [number for number, _ in found] == list(range(1000))
+    assert [record.request_id for _, record in found if isinstance(record, AnswerRecord)][::333] == [
+        "r0",
+        "r333",
+        "r666",
+        "r999",
+    ]
+    damaged = list(from_lines(lines.replace(b'"r500"', b'"r500')))
+    assert len(damaged) == 999
+    assert len({number for number, _ in damaged}) == 999
 
 
 def test_a_full_segment_makes_way_for_another(tmp_path: Path) -> None:
@@ -177,7 +196,8 @@ def test_each_answer_of_the_api_is_logged_with_its_forecast_once(
     settings: PredictionLogSettings,
 ) -> None:
     body = {"location": {"road_id": "R001"}, "forecast_horizon": "6h"}
-    environment = replace(read_environment(), prediction_log=settings)
+    given_alone = settings.model_copy(update={"prediction_log_ahead": False})
+    environment = replace(read_environment(), prediction_log=given_alone)
     app = create_app(environment=environment, services=[make_service(keep_s=300.0), *make_pollution()])
     with open_api(app) as api:
         reply = api.request("POST", "/predict/traffic", json={**body, "request_id": "one"}).json()
@@ -196,6 +216,57 @@ def test_each_answer_of_the_api_is_logged_with_its_forecast_once(
     assert made.model_version == reply["model_version"]
     assert {made.target for _, made in store.answers("air")} == {"pm2_5", "pm10"}
     store.close()
+
+
+def test_forecasts_that_nobody_asks_for_are_logged(
+    make_service: Callable[..., ForecastService], open_api: Any, settings: PredictionLogSettings
+) -> None:
+    service = make_service(keep_s=300.0)
+    environment = replace(read_environment(), prediction_log=settings)
+    with open_api(create_app(environment=environment, services=[service])) as api:
+        api.run(_until(lambda: service.kept(Question(place=Place(name="R002"), horizon="6h")) is not None))
+    store = PredictionStore(settings.log_url)
+    assert store.count() == {"forecasts": 2, "answers": 0}
+    ((site, role),) = [row for row in _sites_and_roles(settings) if row[0] == "R002"]
+    assert (site, role) == ("R002", "champion")
+    store.close()
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def _sites_and_roles(settings: PredictionLogSettings) -> list[tuple[str, str]]:
+    with closing(PredictionStore(settings.log_url)) as store:
+        batches = list(store.batches("traffic", "volume"))
+    return [pair for batch in batches for pair in zip(batch.site_N, batch.role_N, strict=True)]
+
+
+def test_of_what_is_made_ahead_the_first_of_an_origin_is_logged(
+    make_service: Callable[..., ForecastService], settings: PredictionLogSettings
+) -> None:
+    service = make_service(keep_s=300.0)
+
+    async def runs() -> dict[str, Run]:
+        await service.start()
+        made = await service.make_ahead(["R001", "R002"])
+        await service.close()
+        return made
+
+    first = asyncio.run(runs())["R001"]
+    within = replace(first, name="a reading later")
+    later = replace(
+        first, name="an hour later", forecast=replace(first.forecast, origins=first.forecast.origins + 3600)
+    )
+    log = PredictionLog(settings)
+    log.start()
+    for run in (first, within, later, first):
+        log.made_ahead([run], domain="traffic", role="champion")
+    log.close()
+    with closing(PredictionStore(settings.log_url)) as store:
+        assert store.count() == {"forecasts": 2, "answers": 0}
 
 
 def test_logging_can_be_off(
