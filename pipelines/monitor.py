@@ -143,13 +143,9 @@ class _Look:
 
     def _join(self, store: PredictionStore, target: Quantity) -> tuple[str, ...]:
         with self._steps.step(f"Forecasts of {target.name} beside what came") as say:
-            joined = join_actuals(
-                store,
-                self._readings,
-                self._realised(target),
-                now_s=self._now_s,
-                settings=MonitoringSettings(data_dir=self._settings.data_dir),
-            )
+            realised, kept = self._realised(target), MonitoringSettings(data_dir=self._settings.data_dir)
+            joined = join_actuals(store, self._readings, realised, now_s=self._now_s, settings=kept)
+            realised.tidy(self._now_s, every_s=kept.compact_every_s, keep_days=kept.realised_keep_days)
             say(
                 f"{joined.joined:,} new, {joined.revised:,} revised, {joined.waiting:,} wait, {joined.never:,} given up"
             )
@@ -215,7 +211,6 @@ class _Look:
         recent = inputs[inputs["valid_s"] > self._now_s - _RECENT_S]
         own = inputs[inputs["name"] == target.name]
         with self._steps.step(f"A look at {one.model_version}") as say:
-            realised = store.read(since_s=self._now_s - weeks * _WEEK_S)
             report = look_at(
                 id=new_report_id(self._now_s),
                 domain=self._domain.name,
@@ -223,7 +218,7 @@ class _Look:
                 unit=target.unit,
                 model_version=one.model_version,
                 now_s=self._now_s,
-                realised=realised,
+                realised=store.tables(since_s=self._now_s - weeks * _WEEK_S, roles=(CHAMPION,)),
                 waiting=store.waiting(since_s=self._now_s - _WEEK_S),
                 reference_inputs=reference,
                 recent_inputs=recent,
@@ -235,18 +230,18 @@ class _Look:
                 settings=self._detection,
                 remarks=remarks,
             )
-            said = self._shadow(target, realised)
+            said = self._shadow(target, store)
             report = replace(report, remarks=(*report.remarks, *said))
             reports = ReportStore(self._settings.reports_dir)
             path = reports.add(report)
             reports.expire(self._now_s - self._settings.report_keep_days * _DAY_S)
             say(_counted(report))
-        html = self._page(path, reference, recent, realised) if page else None
+        html = self._page(path, reference, recent, store) if page else None
         if tracked:
             self._track(report, html)
         return report
 
-    def _shadow(self, target: Quantity, realised: pd.DataFrame) -> tuple[str, ...]:
+    def _shadow(self, target: Quantity, realised: RealisedStore) -> tuple[str, ...]:
         """What became of a shadow of a retraining; its trouble spoils no report."""
         try:
             said = go_on_with_shadow(self._domain, target, realised, settings=self._settings, now_s=self._now_s)
@@ -265,9 +260,16 @@ class _Look:
                 _LOG.warning("MLflow does not keep the report %s: %s", report.id, error)
                 say(f"not kept there: {error.fact}")
 
-    def _page(self, report: Path, reference: pd.DataFrame, recent: pd.DataFrame, realised: pd.DataFrame) -> Path | None:
+    def _page(self, report: Path, reference: pd.DataFrame, recent: pd.DataFrame, store: RealisedStore) -> Path | None:
         from serving.monitoring.evidently_report import write_report
 
+        nearest = MonitoringSettings().steps_of(self._domain)[0]
+        realised = store.read(
+            since_s=float(pd.concat([reference["valid_s"], recent["valid_s"]]).min()),
+            roles=(CHAMPION,),
+            steps=(nearest,),
+            columns=("site", "valid_s", "made_s", "median", "actual"),
+        )
         usual, now = _wide(reference, realised), _wide(recent, realised)
         with self._steps.step("Evidently: a page") as say:
             try:
@@ -290,11 +292,10 @@ def _moment(seconds: float) -> pd.Timestamp:
 
 
 def _wide(inputs: pd.DataFrame, realised: pd.DataFrame) -> pd.DataFrame:
-    """A row for each moment and site: the inputs, and the shortest forecast of it beside its actual."""
+    """A row for each moment and site: the inputs, and the last forecast of it beside its actual."""
     wide = inputs.pivot_table(index=["valid_s", "site"], columns="name", values="value", aggfunc="last").reset_index()
-    nearest = realised[realised["role"] == "champion"].sort_values("steps", kind="stable")
-    nearest = nearest.drop_duplicates(["site", "valid_s"])[["site", "valid_s", "median", "actual"]]
-    return wide.merge(nearest, on=["site", "valid_s"], how="left").drop(columns="valid_s")
+    last = realised.sort_values("made_s", kind="stable").drop_duplicates(["site", "valid_s"], keep="last")
+    return wide.merge(last.drop(columns="made_s"), on=["site", "valid_s"], how="left").drop(columns="valid_s")
 
 
 def _counted(report: MonitoringReport) -> str:

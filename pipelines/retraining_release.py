@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from features.card import CHAMPION
 from features.errors import PromotionError
 from features.vocabulary import Domain, Quantity
 from pipelines.promote import judge_again, last_verdict, open_version
@@ -23,6 +24,8 @@ from training.tracking import Tracking
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from serving.monitoring.realised_store import RealisedStore
 
 # A worker that has written nothing for so long has ended [s].
 _ALIVE_S = 60.0
@@ -201,7 +204,7 @@ def _start_canary(
 def go_on_with_shadow(
     domain: Domain,
     target: Quantity,
-    realised: pd.DataFrame,
+    realised: RealisedStore,
     *,
     settings: ScheduleSettings,
     now_s: float,
@@ -211,7 +214,7 @@ def go_on_with_shadow(
     Args:
         domain: Of the model.
         target: What it forecasts.
-        realised: Columns `serving.monitoring.realised.REALISED_COLUMNS`, of the champion and of the shadow.
+        realised: What the champion and the shadow forecast, beside what came.
         settings: How versions are released.
         now_s: Now, on the clock of the retraining [s since 1970].
 
@@ -231,10 +234,11 @@ def go_on_with_shadow(
     standing = releases.standing(model_name(domain, target))
     if standing.versions.get(SHADOW) != one.version:
         return ""
-    both = _common_steps(realised, since_s=state.began_s)
+    rows = realised.read(since_s=state.began_s, roles=(SHADOW, CHAMPION))
+    both = _common_steps(rows, since_s=state.began_s)
     if len(both) < settings.shadow_steps:
         return ""
-    ours, theirs = (float((both[f"median_{role}"] - both["actual"]).abs().mean()) for role in ("shadow", "champion"))
+    ours, theirs = (float((both[f"median_{role}"] - both["actual"]).abs().mean()) for role in (SHADOW, CHAMPION))
     line = f"MAE {ours:.4g} against the champion's {theirs:.4g} {target.unit} on {len(both):,} steps"
     release: Release = "refused"
     if ours <= theirs * (1 + settings.retrain_largest_loss):
@@ -256,12 +260,12 @@ def _shadow_state(
 
 
 def _common_steps(realised: pd.DataFrame, *, since_s: float) -> pd.DataFrame:
-    """Forecast steps of which both said something, and something was measured."""
+    """Forecast steps of which both said something, and something was measured, of forecasts from a moment on."""
     recent = realised[(realised["origin_s"] >= since_s) & realised["actual"].notna()]
     key = ["site", "origin_s", "steps"]
     sides = [
         recent.loc[recent["role"] == role, [*key, "median", "actual"]].drop_duplicates(key, keep="last")
-        for role in ("shadow", "champion")
+        for role in (SHADOW, CHAMPION)
     ]
     sides[0] = sides[0].rename(columns={"median": "median_shadow"})
     sides[1] = sides[1].rename(columns={"median": "median_champion"}).drop(columns="actual")

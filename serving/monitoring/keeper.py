@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from features.errors import TowncastError
-from features.files import make_folder, storage_errors
+from features.files import age_s, make_folder, storage_errors
 from features.store import ReadingStore
 from features.vocabulary import Domain
 from serving.metrics import Metrics
@@ -155,26 +154,16 @@ class ActualsKeeper:
         make_folder(realised.folder)
         try:
             with storage_errors(realised.folder), FileLock(realised.folder / ".keeper.lock", timeout=0):
-                if _age_s(realised.folder / STATE_FILE) < _RECENTLY * self.settings.join_every_s:
+                if age_s(realised.folder / STATE_FILE) < _RECENTLY * self.settings.join_every_s:
                     return None
                 report = join_actuals(self.store, self._readings[key[0]], realised, now_s=now_s, settings=self.settings)
-                self._tidy(realised, now_s)
+                keep_days, every_s = self.settings.realised_keep_days, self.settings.compact_every_s
+                realised.tidy(now_s, every_s=every_s, keep_days=keep_days)
                 changed = report.joined or report.revised or report.remade or key not in self._told
                 figures = self._figures(realised, now_s) if changed else None
                 return Kept(domain=key[0], target=key[1], report=report, figures=figures)
         except Timeout:
             return None
-
-    def _tidy(self, realised: RealisedStore, now_s: float) -> None:
-        """Merge files and remove what expired, now and then."""
-        mark = realised.folder / ".compacted"
-        if _age_s(mark) < self.settings.compact_every_s:
-            return
-        realised.compact()
-        if self.settings.realised_keep_days:
-            realised.expire(now_s - self.settings.realised_keep_days * _DAY_S)
-        with storage_errors(mark):
-            mark.touch()
 
     def _figures(self, realised: RealisedStore, now_s: float) -> dict[str, dict[str, float]]:
         since_s = now_s - self.settings.realised_figures_days * _DAY_S
@@ -213,12 +202,3 @@ class ActualsKeeper:
                 coverage=figures["coverage"],
             )
         self._told[key] = before | set(kept.figures)
-
-
-def _age_s(path: Path) -> float:
-    """How long ago a file was written [s]; where it was not, or clocks ran back, for ever."""
-    try:
-        age_s = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return math.inf
-    return age_s if age_s >= 0 else math.inf

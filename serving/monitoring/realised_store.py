@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from features.errors import DataError
-from features.files import storage_errors, whole_file
+from features.files import age_s, storage_errors, whole_file
 from features.store import ReadingStore
 from features.stored_files import MOST_TRIES, StoredFiles
 from features.vocabulary import Domain
@@ -34,6 +34,8 @@ from serving.monitoring.realised_rows import (
 from serving.monitoring.realised_summary import GROUPS, Summary, summary_query
 
 _MANY_FILES = 32
+# Half a gigabyte of them.
+_MOST_ROWS = 4_000_000
 _DAY_S = 86_400
 
 
@@ -105,6 +107,33 @@ class RealisedStore:
         """
         chosen = Choice(since_s, until_s, sites, steps, roles, model_version)
         return self._rows(chosen, "actual IS NOT NULL", columns)
+
+    def tables(
+        self,
+        *,
+        since_s: float | None = None,
+        roles: Collection[str] | None = None,
+        most_rows: int = _MOST_ROWS,
+    ) -> Iterator[pd.DataFrame]:
+        """Rows with an actual, some sites after the other: those of a large town are too many to be held at once.
+
+        Args:
+            since_s: Valid at this moment or later [s since 1970].
+            roles: Of models with these roles alone.
+            most_rows: In a table; a site with more of them has one of its own.
+
+        Raises:
+            DataError: A stored file is damaged.
+        """
+        counted = self._ask(
+            Choice(since_s, roles=roles),
+            "SELECT site, count(*) AS number FROM rows WHERE actual IS NOT NULL GROUP BY site ORDER BY site",
+        )
+        if counted is None:
+            return
+        table = (counted["number"].cumsum() - counted["number"]) // most_rows
+        for _, sites in counted["site"].groupby(table):
+            yield self.read(since_s=since_s, roles=roles, sites=list(sites))
 
     def waiting(
         self,
@@ -219,6 +248,26 @@ class RealisedStore:
             StorageError: The folder cannot be written or the disk is full; then nothing has changed.
         """
         return sum(self._month(month).merge(whole=True) for month in self.months())
+
+    def tidy(self, now_s: float, *, every_s: float, keep_days: float) -> None:
+        """Merge files and remove what expired, no more often than asked.
+
+        Args:
+            now_s: The present, on the clock of the readings [s since 1970].
+            every_s: Shortest time between two of these, on this machine's clock [s].
+            keep_days: How long rows are kept, 0 for ever [d].
+
+        Raises:
+            StorageError: The folder cannot be written or the disk is full.
+        """
+        mark = self.folder / ".compacted"
+        if not self.folder.exists() or age_s(mark) < every_s:
+            return
+        self.compact()
+        if keep_days:
+            self.expire(now_s - keep_days * _DAY_S)
+        with storage_errors(mark):
+            mark.touch()
 
     def expire(self, before_s: float) -> int:
         """Remove the months that ended before a moment, and take no more rows of them; how many were removed.

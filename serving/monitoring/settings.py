@@ -17,7 +17,7 @@ class MonitoringSettings(StorageSettings):
     Attributes:
         monitoring: Whether a running API joins forecasts with what came.
         join_every_s: Shortest time between two joins of a domain in a running API [s].
-        compact_every_s: Time between two merges of the realised forecasts into large files in a running API [s].
+        compact_every_s: Shortest time between two merges of the realised forecasts into large files [s].
         actuals_patience_days: How long a forecast step waits for its actual before it is given up [d]; one that comes
             later still counts.
         keep_steps: Which steps ahead are kept: `named` for the first one and those that the domain's horizons name,

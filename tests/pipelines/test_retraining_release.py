@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from pipelines.retraining_release import Released, go_on_with_shadow, release_ve
 from pipelines.retraining_state import RetrainingStore, TargetState, new_state
 from pipelines.schedule_settings import ReleaseWay, ScheduleSettings
 from pipelines.settings import Settings
+from serving.monitoring.realised_store import RealisedStore
 from serving.monitoring.report import Trigger
 from serving.releases.board import Board, BoardEntry
 from serving.releases.registry import ReleaseRegistry
@@ -123,13 +125,13 @@ def test_where_a_person_must_approve_it_waits(settings: Settings, enter: Enter) 
     assert roles(settings) == {"champion": 1}
 
 
-def realised(*, shadow_error: float, days: int = 3) -> pd.DataFrame:
-    valid_s = np.arange(0, days * DAY_S, 3600) + DAY_S
-    parts = []
+def realised(folder: Path, *, shadow_error: float, days: int = 3) -> RealisedStore:
+    store, valid_s = RealisedStore(folder, TRAFFIC, "volume"), np.arange(0, days * DAY_S, 3600) + DAY_S
     for role, error in (("champion", 10.0), ("shadow", shadow_error)):
         rows = {"site": "R1", "role": role, "origin_s": valid_s - 3600, "steps": 1, "valid_s": valid_s}
-        parts.append(pd.DataFrame({**rows, "actual": 100.0, "median": 100.0 + error}))
-    return pd.concat(parts, ignore_index=True)
+        said = {"actual": 100.0, "median": 100.0 + error, "lower": 50.0, "upper": 150.0}
+        store.add(pd.DataFrame({**rows, **said, "model_version": role, "made_s": valid_s, "joined_s": valid_s}))
+    return store
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def realised(*, shadow_error: float, days: int = 3) -> pd.DataFrame:
     [(9.0, False, "champion"), (9.0, True, "canary"), (12.0, True, "refused")],
 )
 def test_a_shadow_goes_on_by_what_both_forecast(
-    settings: Settings, enter: Enter, error: float, watched: bool, becomes: str
+    settings: Settings, enter: Enter, tmp_path: Path, error: float, watched: bool, becomes: str
 ) -> None:
     enter(offset=12.0)
     enter(settler=keep_verdict)
@@ -151,13 +153,13 @@ def test_a_shadow_goes_on_by_what_both_forecast(
     store.save(replace(state, step="done"))
     if watched:
         answer(settings)
-    rows = realised(shadow_error=error)
+    rows = realised(tmp_path / "both", shadow_error=error)
 
-    def look(now_s: float, table: pd.DataFrame) -> str:
-        return go_on_with_shadow(TRAFFIC, TRAFFIC.target, table, settings=own, now_s=now_s)
+    def look(now_s: float, forecasts: RealisedStore) -> str:
+        return go_on_with_shadow(TRAFFIC, TRAFFIC.target, forecasts, settings=own, now_s=now_s)
 
     assert look(DAY_S, rows) == ""  # too early
-    assert look(4 * DAY_S, rows.head(0)) == ""  # nothing is known of it
+    assert look(4 * DAY_S, RealisedStore(tmp_path / "nothing", TRAFFIC, "volume")) == ""  # nothing is known of it
     said = look(4 * DAY_S, rows)
     assert becomes in said
     expected = {"champion": {"champion": 2}, "canary": {"champion": 1, "canary": 2}, "refused": {"champion": 1}}

@@ -92,6 +92,35 @@ def test_the_row_that_was_joined_last_counts_in_whatever_order_they_come(tmp_pat
     assert store.read()["actual"].tolist() == [130.0]
 
 
+def test_a_town_is_read_some_sites_after_the_other(tmp_path: Path) -> None:
+    store = RealisedStore(tmp_path, TRAFFIC, "volume")
+    assert list(store.tables()) == []
+    store.add(pd.concat([realised(f"R{number}", hours=10) for number in range(7)], ignore_index=True))
+    store.add(realised("R3", hours=10, role="shadow"))
+    tables = list(store.tables(roles=("champion",), most_rows=25))
+    assert [sorted(table["site"].unique()) for table in tables] == [["R0", "R1", "R2"], ["R3", "R4"], ["R5", "R6"]]
+    whole = store.read(roles=("champion",))
+    together = pd.concat(tables).sort_values(["valid_s", "site"], kind="stable", ignore_index=True)
+    pd.testing.assert_frame_equal(together, whole)
+
+
+def test_what_is_old_goes_and_files_are_merged_no_more_often_than_asked(tmp_path: Path) -> None:
+    store = RealisedStore(tmp_path, TRAFFIC, "volume")
+    store.tidy(START_S, every_s=0.0, keep_days=1.0)
+    assert not store.folder.exists()
+    for site in ("R1", "R2"):
+        store.add(realised(site, hours=40 * 24))
+    assert store.months() == ["2026-01", "2026-02", "2026-03"]
+    now_s = START_S + 60 * 86_400
+    store.tidy(now_s, every_s=3600.0, keep_days=30.0)
+    assert store.months() == ["2026-03"]
+    merged = list((store.folder / "2026-03").glob("merged-*.parquet"))
+    assert len(merged) == 1
+    store.add(realised("R3", hours=40 * 24))
+    store.tidy(now_s, every_s=3600.0, keep_days=0.0)
+    assert list((store.folder / "2026-03").glob("merged-*.parquet")) == merged
+
+
 def test_a_row_without_an_actual_waits(tmp_path: Path) -> None:
     store = RealisedStore(tmp_path, TRAFFIC, "volume")
     store.add(realised(actual=np.nan, hours=3))
