@@ -22,7 +22,8 @@ from features.domains import DOMAINS
 from features.errors import StorageError
 from pipelines.retraining_outcome import RetrainOutcome
 from pipelines.retraining_state import RetrainingRunningError
-from pipelines.schedule import domains_of
+from pipelines.schedule import domains_of, schedule_lock
+from pipelines.schedule_requests import asked_for
 from pipelines.schedule_rules import in_cooldown, joined
 from pipelines.schedule_settings import ScheduleSettings
 from serving.monitoring.report import Trigger, TriggerKind
@@ -193,6 +194,19 @@ def monitor_flow(domain: str, page: bool = False, and_retrain: bool = True) -> l
     return [trigger.reason for trigger in triggers]
 
 
+@flow(name="requests", timeout_seconds=24 * _HOUR_S)
+def requests_flow() -> list[str]:
+    """Retrain what people ask for with `towncast retrain`; which domains."""
+    asked = asked_for(ScheduleSettings())
+    for one in asked:
+        try:
+            retrain_flow(one.domain, kind="manual", reason=one.reason)
+        finally:
+            # The run that failed is on the server's pages, and was tried again: nobody needs it every minute.
+            one.remove()
+    return [one.domain for one in asked]
+
+
 def deployment(
     one: Flow[..., Any], name: str, *, cron: str = "", timezone: str = "UTC", parameters: dict[str, Any] | None = None
 ) -> RunnerDeployment:
@@ -219,7 +233,7 @@ def deployment(
 
 
 def deployments(settings: ScheduleSettings) -> list[RunnerDeployment]:
-    """All flows: looks and retrainings of each domain by cron, the others by hand.
+    """All flows: looks and retrainings of each domain by cron, requests every minute, the others by hand.
 
     Raises:
         TowncastError: Which domains have a champion cannot be asked.
@@ -231,6 +245,7 @@ def deployments(settings: ScheduleSettings) -> list[RunnerDeployment]:
         found.append(deployment(monitor_flow, domain, cron=settings.monitor_cron, timezone=zone, parameters=own))
         cron = settings.retrain_cron_for(domain)
         found.append(deployment(retrain_flow, domain, cron=cron, timezone=zone, parameters=own))
+    found.append(deployment(requests_flow, "every-minute", cron="* * * * *"))
     by_hand = (ingest_flow, simulate_flow, materialise_flow, train_flow, tune_flow, promote_flow)
     return [*found, *(deployment(one, "by-hand") for one in by_hand)]
 
@@ -239,6 +254,8 @@ def serve_deployments(settings: ScheduleSettings) -> None:
     """Run what Prefect's server asks for, until it is stopped.
 
     Raises:
+        ScheduleRunningError: Another schedule looks after this folder.
         TowncastError: Which domains have a champion cannot be asked.
     """
-    serve(*deployments(settings), limit=2)
+    with schedule_lock(settings):
+        serve(*deployments(settings), limit=2)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from features.domains import DOMAINS
 from features.errors import StorageError, TowncastError
 from features.files import make_folder, storage_errors, whole_file
 from pipelines.retraining_state import RetrainingStore
-from pipelines.schedule_requests import Request, requests
+from pipelines.schedule_requests import Asked, asked_for
 from pipelines.schedule_rules import in_cooldown, joined, next_time
 from pipelines.schedule_settings import ScheduleSettings
 from serving.monitoring.report import MonitoringReport, Trigger
@@ -65,13 +64,13 @@ class Due:
         job: Which.
         domain: Whose.
         trigger: Of a retraining.
-        requests: Files of those who asked for it, which are removed when it is done.
+        asked: The requests of those who asked for it, which are removed when it is done.
     """
 
     job: Job
     domain: str
     trigger: Trigger | None = None
-    requests: tuple[Path, ...] = ()
+    asked: Asked | None = None
 
 
 _KEPT = TypeAdapter(ScheduleState)
@@ -89,6 +88,31 @@ def is_running(settings: ScheduleSettings) -> bool:
             return False
     except Timeout:
         return True
+
+
+@contextlib.contextmanager
+def schedule_lock(settings: ScheduleSettings) -> Iterator[None]:
+    """Let one schedule look after the folder of these settings.
+
+    Raises:
+        ScheduleRunningError: Another one does.
+        StorageError: The folder cannot be written.
+    """
+    folder = make_folder(settings.schedule_dir)
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        with storage_errors(folder):
+            lock.acquire()
+    except Timeout as error:
+        raise ScheduleRunningError(
+            "A schedule is running already",
+            found=str(folder),
+            remedy="End the other one; for a single retraining use `towncast retrain --now`.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Schedule:
@@ -135,7 +159,7 @@ class Schedule:
             ScheduleRunningError: Another schedule looks after this folder.
             StorageError: The folder cannot be written.
         """
-        with self._alone():
+        with schedule_lock(self._settings):
             while not stop.is_set():
                 self.turn(stop)
                 stop.wait(self._settings.schedule_poll_s)
@@ -147,7 +171,7 @@ class Schedule:
             ScheduleRunningError: Another schedule looks after this folder.
             StorageError: The folder cannot be written.
         """
-        with self._alone():
+        with schedule_lock(self._settings):
             return self.turn(threading.Event())
 
     def turn(self, stop: threading.Event) -> int:
@@ -160,24 +184,6 @@ class Schedule:
             waiting += [one for one in self._run(due) if one.domain not in {other.domain for other in waiting}]
             count += 1
         return count
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        folder = make_folder(self._settings.schedule_dir)
-        lock = FileLock(folder / _LOCK, timeout=0)
-        try:
-            with storage_errors(folder):
-                lock.acquire()
-        except Timeout as error:
-            raise ScheduleRunningError(
-                "A schedule is running already",
-                found=str(folder),
-                remedy="End the other one; for a single retraining use `towncast retrain --now`.",
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _renew_domains(self) -> None:
         now = time.monotonic()
@@ -244,18 +250,16 @@ class Schedule:
 
     def _requested(self) -> list[Due]:
         """One retraining for each domain, however many ask for it."""
-        asked: dict[str, list[tuple[Path, Request]]] = {}
-        for path, request in requests(self._settings):
-            if self._clock() >= self._retry_at(f"retrain/{request.domain}"):
-                asked.setdefault(request.domain, []).append((path, request))
-        found = []
-        for domain, several in asked.items():
-            reason = "; ".join(dict.fromkeys(one.words for _, one in several))
-            trigger = Trigger(kind="manual", sites=(), reason=reason)
-            found.append(
-                Due(job="retrain", domain=domain, trigger=trigger, requests=tuple(path for path, _ in several))
+        return [
+            Due(
+                job="retrain",
+                domain=one.domain,
+                trigger=Trigger(kind="manual", sites=(), reason=one.reason),
+                asked=one,
             )
-        return found
+            for one in asked_for(self._settings)
+            if self._clock() >= self._retry_at(f"retrain/{one.domain}")
+        ]
 
     def _run(self, due: Due) -> list[Due]:
         """Run a job; what it asks for."""
@@ -302,19 +306,15 @@ class Schedule:
         self._console.print(f"[red]{key} failed:[/] {error}")
         failed = self._state.failed.get(key, 0) + 1
         self._write(replace(self._state, failed={**self._state.failed, key: failed}))
-        if failed >= self._settings.retrain_attempts:
-            self._remove(due.requests)
+        if failed >= self._settings.retrain_attempts and due.asked is not None:
+            due.asked.remove()
 
     def _succeed(self, key: str, due: Due) -> None:
         left = {name: count for name, count in self._state.failed.items() if name != key}
         if left != self._state.failed:
             self._write(replace(self._state, failed=left))
-        self._remove(due.requests)
-
-    def _remove(self, paths: tuple[Path, ...]) -> None:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        if due.asked is not None:
+            due.asked.remove()
 
     def _note(self, key: str, at_s: float) -> None:
         self._write(replace(self._state, done_s={**self._state.done_s, key: at_s}))

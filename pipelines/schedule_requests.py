@@ -72,5 +72,41 @@ def requests(settings: ScheduleSettings) -> Iterator[tuple[Path, Request]]:
         yield path, request
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One retraining, however many people ask for it.
+
+    Attributes:
+        domain: What is to be retrained.
+        reason: All reasons.
+        files: The requests, which are removed when it is done.
+    """
+
+    domain: str
+    reason: str
+    files: tuple[Path, ...]
+
+    def remove(self) -> None:
+        """Remove the requests."""
+        for path in self.files:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def asked_for(settings: ScheduleSettings) -> list[Asked]:
+    """One retraining for each domain that requests name, the oldest first."""
+    by_domain: dict[str, list[tuple[Path, Request]]] = {}
+    for path, request in requests(settings):
+        by_domain.setdefault(request.domain, []).append((path, request))
+    return [
+        Asked(
+            domain=domain,
+            reason="; ".join(dict.fromkeys(request.words for _, request in several)),
+            files=tuple(path for path, _ in several),
+        )
+        for domain, several in by_domain.items()
+    ]
+
+
 def _folder(settings: ScheduleSettings) -> Path:
     return settings.schedule_dir / "requests"

@@ -97,7 +97,7 @@ def _ask(domain: str, reason: str) -> None:
     ask_for_retraining(domain, reason, by=who(), settings=settings)
     typer.echo(f"Asked for: the retraining of {domain}.")
     if is_running(settings):
-        typer.echo("The schedule that is running takes it up within seconds, or when its present job is done.")
+        typer.echo("The schedule that is running takes it up within a minute, or when its present job is done.")
     else:
         typer.secho(
             "No schedule is running here: it waits for one (towncast schedule). To retrain here: "

@@ -1,5 +1,6 @@
 """Prefect: what is deployed, what is tried again, and a cron that really fires against a server of its own."""
 
+import json
 import os
 import shutil
 import signal
@@ -46,6 +47,28 @@ tried_again = [
     may_pass(None, None, Failed(data=error)) for error in (StorageError("x", remedy="y"), DataError("x", remedy="y"))
 ]
 print(json.dumps({"deployments": found, "tried again": tried_again}))
+"""
+# What a retraining does has tests of its own; here it is which ones are begun, and what is left of the requests.
+ASK = """
+import json, sys
+from pathlib import Path
+from pipelines.prefect_server import prepare_environment
+prepare_environment(Path(sys.argv[1]))
+from pipelines import flows
+from pipelines.schedule_requests import ask_for_retraining, asked_for
+settings, begun = flows.ScheduleSettings(), []
+for domain, reason in (("traffic", "a new bridge"), ("water", "a burst main"), ("traffic", "and a new road")):
+    ask_for_retraining(domain, reason, by="A. Patel", settings=settings)
+def begin(domain, kind, reason):
+    begun.append([domain, kind, reason])
+    if domain == "water":
+        raise RuntimeError("no disk")
+flows.retrain_flow = begin
+try:
+    flows.requests_flow.fn()
+except RuntimeError as error:
+    failed = str(error)
+print(json.dumps({"begun": begun, "failed": failed, "left": len(asked_for(settings))}))
 """
 
 
@@ -97,8 +120,6 @@ def _free_port() -> int:
 
 
 def test_looks_and_retrainings_go_by_cron_and_the_others_by_hand(tmp_path: Path, environment: dict[str, str]) -> None:
-    import json
-
     words = [sys.executable, "-c", DESCRIBE, str(tmp_path / "prefect")]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -107,9 +128,22 @@ def test_looks_and_retrainings_go_by_cron_and_the_others_by_hand(tmp_path: Path,
     by_name = {(flow, name): rest for flow, name, *rest in told["deployments"]}
     assert by_name["monitor", "traffic"] == [["7 * * * *"], 1, "pipelines.flows.monitor_flow"]
     assert by_name["retrain", "traffic"] == [["0 3 * * 1"], 1, "pipelines.flows.retrain_flow"]
+    assert by_name["requests", "every-minute"] == [["* * * * *"], 1, "pipelines.flows.requests_flow"]
     assert by_name["retrain", "water"] == [[], 1, "pipelines.flows.retrain_flow"]
     by_hand = {flow for flow, name in by_name if name == "by-hand"}
     assert by_hand == {"ingest", "simulate", "materialise", "train", "tune", "promote"}
+
+
+def test_what_people_ask_for_is_retrained_once_for_each_domain(tmp_path: Path, environment: dict[str, str]) -> None:
+    words = [sys.executable, "-c", ASK, str(tmp_path / "prefect")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["begun"] == [
+        ["traffic", "manual", "a new bridge, A. Patel; and a new road, A. Patel"],
+        ["water", "manual", "a burst main, A. Patel"],
+    ]
+    assert (told["failed"], told["left"]) == ("no disk", 0)
 
 
 def test_a_cron_really_fires(tmp_path: Path, environment: dict[str, str]) -> None:
