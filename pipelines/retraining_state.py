@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class RetrainingRunningError(TowncastError):
-    """Another retraining of the domain is running."""
+    """Another training or retraining of the domain is running."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,7 @@ class RetrainingStore:
 
     @contextlib.contextmanager
     def alone(self, domain: str, *, wait_s: float) -> Iterator[None]:
-        """Let one retraining of a domain at a time into the block; a process that dies lets go.
+        """Let one training or retraining of a domain at a time into the block; a process that dies lets go.
 
         Raises:
             RetrainingRunningError: Another one is in it for longer than may be waited.
@@ -154,9 +154,9 @@ class RetrainingStore:
                 lock.acquire()
         except Timeout as error:
             raise RetrainingRunningError(
-                f"A retraining of {domain} is running already",
+                f"Another training or retraining of {domain} is running",
                 found=self._holder(domain),
-                remedy="Wait for it, or let this one wait with --wait SECONDS; nothing was begun.",
+                remedy="Wait for it, or let a retraining wait with --wait SECONDS; nothing was begun.",
             ) from error
         try:
             yield

@@ -80,11 +80,6 @@ class ScheduleSettings(Settings):
         return self.data_dir / "monitoring" / "realised"
 
     @property
-    def retraining_dir(self) -> Path:
-        """Folder of the states of retrainings."""
-        return self.data_dir / "retraining"
-
-    @property
     def schedule_dir(self) -> Path:
         """Folder of what the schedule knows, and of requests to it."""
         return self.data_dir / "schedule"

@@ -29,6 +29,11 @@ class Settings(StorageSettings):
         return self.optuna_url or f"sqlite:///{self.data_dir / 'studies.db'}"
 
     @property
+    def retraining_dir(self) -> Path:
+        """Folder of the states of retrainings."""
+        return self.data_dir / "retraining"
+
+    @property
     def checkpoints_dir(self) -> Path:
         """Folder of the checkpoints of trainings that were stopped."""
         return self.data_dir / "checkpoints"

@@ -28,6 +28,7 @@ from features.windows import Panel
 from pipelines.prepare import Prepared, find_recipe, prepare
 from pipelines.promote import Outcome, Settler, judge_version, settle
 from pipelines.report import report_run
+from pipelines.retraining_state import RetrainingStore
 from pipelines.settings import Settings
 from pipelines.steps import Steps
 from training.calibrate import adapt_to_test
@@ -107,9 +108,17 @@ def train_domain(
         accelerator: `cpu`, `gpu` or `auto`.
 
     Raises:
+        RetrainingRunningError: Another training or retraining of the domain is running.
         TowncastError: With its remedy; nothing is half-registered.
         KeyboardInterrupt: Stopped; the same call goes on from the checkpoint.
     """
+    with RetrainingStore(settings.retraining_dir).alone(DOMAINS[name].name, wait_s=0):
+        return _train_alone(name, settings, console, data, recipe_name, accelerator)
+
+
+def _train_alone(
+    name: str, settings: Settings, console: Console, data: Path | None, recipe_name: str, accelerator: Accelerator
+) -> Trained:
     began = time.perf_counter()
     domain = DOMAINS[name]
     recipe = find_recipe(name, recipe_name, studies_url=settings.studies_url)

@@ -12,9 +12,12 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from features.errors import StorageError, UnknownNameError
 from pipelines.retraining_state import RetrainingRunningError, RetrainingStore
+from pipelines.settings import Settings
+from pipelines.train import train_domain
 from training.registry import ModelRegistry
 from training.tracking import Tracking
 
@@ -101,7 +104,7 @@ def test_of_two_at_once_one_is_refused_and_the_other_makes_one_champion(folder: 
     refused = [answer for answer in answers if "error" in answer]
     (done,) = [answer for answer in answers if "error" not in answer]
     assert [answer["error"] for answer in refused] == ["RetrainingRunningError"]
-    assert "A retraining of town is running already" in str(refused[0]["text"])
+    assert "Another training or retraining of town is running" in str(refused[0]["text"])
     assert done == {"flow": [1, "champion"], "queue": [1, "champion"], "resumed": False}
     assert champions(folder) == [1, 1]
     assert [len(registry(folder).versions(name)) for name in NAMES] == [1, 1]
@@ -184,6 +187,15 @@ def test_an_unknown_domain_or_one_without_recipe_is_refused(folder: Path) -> Non
         small_town.retrain(
             "tawn", trigger=small_town.BY_HAND, settings=small_town.settings_at(folder), console=small_town.QUIET
         )
+
+
+def test_no_training_begins_beside_a_retraining(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    with (
+        RetrainingStore(settings.retraining_dir).alone("traffic", wait_s=0),
+        pytest.raises(RetrainingRunningError, match="traffic"),
+    ):
+        train_domain("traffic", settings=settings, console=Console(quiet=True))
 
 
 def test_a_second_one_waits_for_the_first_where_it_may(tmp_path: Path) -> None:
