@@ -6,6 +6,10 @@ readings but the last two days, as the retraining job does, and forget what lies
 two cycles the error of the next four weeks is held against a model that was trained only on readings after the change:
 the two weeks since, and eight more of after the judged weeks, which no retraining can know; what it sees of a site's
 history is of after the change too.
+
+What forgetting does where nothing was changed is measured beside it: weekly looks for a break in the half year before
+the change, by a model that knows only what lies before that half year, and the error of the week after each look with
+and without the forgetting.
 """
 
 from __future__ import annotations
@@ -41,6 +45,8 @@ _TEST_DAYS = 2.0
 _STRIDE = 6
 _QUICK_SITES, _QUICK_WEEKS = 1, 30
 _JUDGED_WEEKS, _REFERENCE_WEEKS = 4, 8
+# Weekly looks for breaks where nothing was changed.
+_CALM_WEEKS = 26
 _KINDS = ("turned_day", "new_peak")
 # In the last fifth of each series, on a Monday.
 _CHANGES = {"metro_interstate": "2018-03-05", "bwdf": "2022-10-31"}
@@ -75,12 +81,15 @@ def main() -> None:
     options = parser.parse_args()
     console = wide_console()
     figures: dict[str, Any] = {}
+    calm: dict[str, Any] = {}
     for name, day in _CHANGES.items():
         if options.only in (None, name) and not (options.quick and name == "metro_interstate"):
             subject = _subject(name, options.data, options.change or day, quick=options.quick)
             figures[name] = run(subject, _KINDS[:1] if options.quick else _KINDS, console)
+            calm[name] = run_unchanged(subject, 2 if options.quick else _CALM_WEEKS, console)
     console.print(_table(figures))
-    print_result("retraining", figures)
+    console.print(_calm_table(calm))
+    print_result("retraining", figures | {"unchanged": calm})
 
 
 def _subject(name: str, data: Path, day: str, *, quick: bool) -> Subject:
@@ -143,6 +152,43 @@ def run(subject: Subject, kinds: tuple[str, ...], console: Console) -> dict[str,
 Fitted = tuple[Forecaster, WindowSet]
 
 
+def run_unchanged(subject: Subject, weeks: int, console: Console) -> dict[str, Any]:
+    """How often a look finds a break though nothing was changed, and what forgetting it does to the week after.
+
+    Args:
+        subject: What is forecast.
+        weeks: How many looks, a week apart, the last of them a week before the change.
+        console: Where progress is shown.
+    """
+    panel, domain = panel_of(subject.story), subject.domain
+    week = domain.season_steps
+    change = (int(subject.change.timestamp()) - panel.start_s) // domain.step_s
+    moments = [change - (weeks - number) * week for number in range(weeks)]
+    with console.status(f"{domain.name}: a model of before the calm half year"):
+        champion = _retrained(subject, panel, now=moments[0])
+    found, remembered, forgotten = 0, [], []
+    for now in moments:
+        known = _until(panel, now)
+        latest = windows_at(known, domain.target, np.array([known.last_origin], dtype=np.int64))
+        other = forget_breaks(champion[0], latest)
+        sites = [one.site for one in breaks_of(other)]
+        found += len(sites)
+        for site in sites:
+            remembered.append(_error(champion, panel, now, now + week, site=site))
+            forgotten.append(_error((other, latest), panel, now, now + week, site=site))
+    ratios = np.array(forgotten) / np.array(remembered)
+    looks = weeks * len(panel.sites)
+    console.print(f"{domain.name}, unchanged: {found} breaks in {looks} looks")
+    return {
+        "looks": looks,
+        "breaks": found,
+        "share": round(found / looks, 4),
+        "median_error_ratio": round(float(np.median(ratios)), 3) if found else None,
+        "mean_error_ratio": round(float(np.sum(forgotten) / np.sum(remembered)), 3) if found else None,
+        "made_worse": int((ratios > 1).sum()),
+    }
+
+
 def _changed(subject: Subject, kind: str) -> pd.DataFrame:
     injection = Injection(
         kind=kind,
@@ -194,9 +240,11 @@ def _only_after(subject: Subject, panel: Panel, change: int, judged_until: int) 
     return _fitted(subject, splits)
 
 
-def _error(fitted: Fitted, panel: Panel, begin: int, end: int) -> float:
-    """Mean absolute error of the origins from `begin` to before `end` [unit of the target]."""
+def _error(fitted: Fitted, panel: Panel, begin: int, end: int, *, site: str | None = None) -> float:
+    """Mean absolute error of the origins from `begin` to before `end`, of one site or all [unit of the target]."""
     windows = windows_at(panel, panel.domain.target, np.arange(begin, end, _STRIDE))
+    if site is not None:
+        windows = windows.subset(windows.site_index_B == [one.name for one in panel.sites].index(site))
     forecaster = fitted[0]
     parts: list[Float32Array] = []
     for first in range(0, len(windows), 512):
@@ -228,6 +276,17 @@ def _table(figures: dict[str, Any]) -> Table:
     for data, kinds in figures.items():
         for kind, entry in kinds.items():
             table.add_row(data, kind, *(f"{entry[key]:.4g}" for key in columns.values()))
+    return table
+
+
+def _calm_table(figures: dict[str, Any]) -> Table:
+    table = Table(title="breaks that are found where nothing was changed, and the error of the week after")
+    for name in ("data", "looks at a site", "breaks", "error with forgetting / without", "made worse"):
+        table.add_column(name, justify="left" if name == "data" else "right")
+    for data, entry in figures.items():
+        ratio = entry["mean_error_ratio"]
+        numbers = (entry["looks"], entry["breaks"], "" if ratio is None else f"{ratio:.3f}", entry["made_worse"])
+        table.add_row(data, *map(str, numbers))
     return table
 
 
