@@ -131,7 +131,8 @@ def render_rehearsed(rehearsed: Rehearsed) -> Group:
     failed = sum(event.kind == "failed" for event in rehearsed.diary.events)
     return Group(
         table,
-        f"{rehearsed.false_alarms} false alarms in {rehearsed.healthy_site_weeks} healthy site-weeks ({share:.1%}); "
+        f"{rehearsed.false_alarms} false alarms in {rehearsed.healthy_site_weeks} healthy site-weeks ({share:.1%}), "
+        f"{rehearsed.natural_alarms} alarms in {rehearsed.natural_site_weeks} that were harmed without an injection; "
         f"retrainings refused by the gate: {refused}, failed: {failed}; {rehearsed.readings:,} readings, "
         f"{rehearsed.forecasts:,} forecasts, {rehearsed.diary.seconds:.0f} s",
         "never retrained: the first champion on the same last two weeks; only new data: a model that learnt from "

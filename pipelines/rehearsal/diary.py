@@ -189,8 +189,11 @@ class Rehearsed:
         unit: Of errors.
         weeks: How each site was forecast in each week.
         recoveries: What became of each injection.
-        false_alarms: Alarms at sites that nothing was done to at that time or in the two weeks before.
-        healthy_site_weeks: Site-weeks without an injection.
+        false_alarms: Alarms in healthy site-weeks.
+        healthy_site_weeks: Site-weeks with weeks before them to compare with, without an injection at that time or in
+            the two weeks before, whose error was no harm.
+        natural_alarms: Alarms in site-weeks without an injection whose error was harm all the same.
+        natural_site_weeks: Such site-weeks: a holiday, a frost, a sensor that failed by itself.
         readings: Readings that were replayed.
         forecasts: Forecasts in the log.
         nominal_coverage: What the intervals promise (0 to 1).
@@ -204,6 +207,8 @@ class Rehearsed:
     recoveries: tuple[Recovery, ...]
     false_alarms: int
     healthy_site_weeks: int
+    natural_alarms: int
+    natural_site_weeks: int
     readings: int
     forecasts: int
     nominal_coverage: Figure

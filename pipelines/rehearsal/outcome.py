@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipelines.rehearsal.injections import KINDS
 from pipelines.rehearsal.jobs import cause_of
 from pipelines.rehearsal.replay import Story
 from pipelines.settings import Settings
+from serving.monitoring.detection_settings import DetectionSettings
 from serving.monitoring.realised_store import NOMINAL, RealisedStore
 from training.span import splits_between, without_past
 from training.window_set import WindowSet
@@ -57,8 +59,7 @@ def rehearsed_of(diary: Diary, story: Story, *, settings: Settings, recipe: str)
         unit=target.unit,
         weeks=weeks,
         recoveries=_recoveries(diary, story, realised, settings=settings, recipe=recipe),
-        false_alarms=sum(event.kind == "alarm" and not event.cause for event in diary.events),
-        healthy_site_weeks=sum(not _was_harmed(diary, week) for week in weeks),
+        **alarms_at_untouched_sites(diary, weeks, settings=DetectionSettings()),
         readings=len(story.between(_moment(diary.begin_s), _moment(diary.end_s))),
         forecasts=forecasts,
         nominal_coverage=float(realised[NOMINAL].mean()),
@@ -85,6 +86,41 @@ def _site_weeks(diary: Diary, realised: pd.DataFrame) -> tuple[SiteWeek, ...]:
         )
         for (site, week), rows in frame.groupby(["site", "week"])
     )
+
+
+def alarms_at_untouched_sites(
+    diary: Diary, weeks: Sequence[SiteWeek], *, settings: DetectionSettings
+) -> dict[str, int]:
+    """Alarms and weeks of sites that nothing was done to, as `Rehearsed` counts them."""
+    harmed = {
+        (week.site, week.begin_s): ratio > settings.harm_ratio
+        for week, ratio in _ratios(weeks, settings)
+        if not _was_harmed(diary, week)
+    }
+    alarms = [event for event in diary.events if event.kind == "alarm" and not event.cause]
+    # A look at midnight is about the day before.
+    places = [
+        (site, diary.begin_s + (event.at_s - 1 - diary.begin_s) // _WEEK_S * _WEEK_S)
+        for event in alarms
+        for site in event.sites
+    ]
+    natural = sum(harmed.get(place, False) for place in places)
+    return {
+        "false_alarms": len(places) - natural,
+        "healthy_site_weeks": sum(not harm for harm in harmed.values()),
+        "natural_alarms": natural,
+        "natural_site_weeks": sum(harmed.values()),
+    }
+
+
+def _ratios(weeks: Sequence[SiteWeek], settings: DetectionSettings) -> Iterator[tuple[SiteWeek, float]]:
+    """Each week's error over the median of its site's weeks before, where there are enough of them."""
+    before: dict[str, list[float]] = {}
+    for week in sorted(weeks, key=lambda one: one.begin_s):
+        errors = before.setdefault(week.site, [])
+        if len(errors) >= settings.fewest_reference_weeks:
+            yield week, week.error / float(np.median(errors[-settings.reference_weeks :]))
+        errors.append(week.error)
 
 
 def _was_harmed(diary: Diary, week: SiteWeek) -> bool:

@@ -26,9 +26,11 @@ from pipelines.rehearsal.diary import (
     read_rehearsed,
 )
 from pipelines.rehearsal.jobs import cause_of
+from pipelines.rehearsal.outcome import alarms_at_untouched_sites
 from pipelines.rehearsal.plot import save_plot
 from pipelines.rehearsal.rehearse import RehearsalPlan, harmed_story, planned_harms, rehearse
 from pipelines.rehearsal.replay import Story, domain_of
+from serving.monitoring.detection_settings import DetectionSettings
 from training.recipes import RECIPES, Recipe, SeasonalRecipe
 
 BEGIN = pd.Timestamp("2016-08-01", tz="US/Central")
@@ -87,10 +89,30 @@ def rehearsed() -> Rehearsed:
         ),
         false_alarms=1,
         healthy_site_weeks=20,
+        natural_alarms=2,
+        natural_site_weeks=3,
         readings=1000,
         forecasts=50,
         nominal_coverage=0.95,
     )
+
+
+def test_an_alarm_about_a_week_that_was_harmed_by_itself_is_not_false() -> None:
+    begin_s = BEGIN.timestamp()
+    errors = {"R1": [10.0] * 8, "R2": [10.0, 11.0, 9.0, 10.0, 10.0, 16.0, 10.0, 12.0]}
+    weeks = [
+        SiteWeek(site=site, begin_s=begin_s + number * WEEK_S, error=error, coverage=0.9, steps=100)
+        for site, line in errors.items()
+        for number, error in enumerate(line)
+    ]
+
+    def alarm(site: str, week: int, cause: str = "") -> Event:
+        return Event(at_s=begin_s + (week + 1) * WEEK_S, kind="alarm", sites=(site,), cause=cause)
+
+    # R1 is harmed from its first day on; of R2 the first four weeks have nothing to be compared with.
+    events = (alarm("R1", 2, "level_shift"), alarm("R2", 5), alarm("R2", 7), alarm("R2", 7))
+    found = alarms_at_untouched_sites(diary(events=events), weeks, settings=DetectionSettings())
+    assert found == {"false_alarms": 2, "healthy_site_weeks": 3, "natural_alarms": 1, "natural_site_weeks": 1}
 
 
 def test_harm_is_spread_over_the_replay_and_some_sites_stay_healthy() -> None:
@@ -154,7 +176,7 @@ def test_the_picture_and_the_tables_are_made_of_what_was_kept(tmp_path: Path) ->
     console.print(render_rehearsed(found))
     text = console.export_text()
     assert "2 days" in text
-    assert "1 false alarms in 20 healthy site-weeks (5.0%)" in text
+    assert "1 false alarms in 20 healthy site-weeks (5.0%), 2 alarms in 3 that were harmed" in text
 
 
 def test_domains_and_injections_that_are_not_there_are_refused(tmp_path: Path) -> None:
