@@ -62,8 +62,8 @@ class Plan:
     """
 
     clients: tuple[int, ...] = (1, 8)
-    rounds: int = 8
-    duration_s: float = 3.0
+    rounds: int = 20
+    duration_s: float = 2.0
     predictions: int = 200_000
     together: int = 10_000
     year: YearPlan = field(default_factory=YearPlan)
