@@ -97,19 +97,23 @@ class Journal:
             segment.room[segment.end : end] = lines
             segment.end = end
 
-    def rotate(self) -> None:
+    def rotate(self) -> int:
         """Finish the segment, if there is a line in it, and begin another; writers wait for neither.
+
+        Returns:
+            How much is in the finished one [byte].
 
         Raises:
             StorageError: The folder cannot be written, or the disk is full.
         """
         if self._segment is None or self._segment.end == 0:
-            return
+            return 0
         written_bytes = self._segment.end
         following = self._begin(min(self.room_bytes, max(_LEAST_BYTES, _TIMES_AS_MUCH * written_bytes)))
         with self._lock:
             before, self._segment = self._segment, following
         _finish(before)
+        return before.end
 
     def finished(self) -> Iterator[tuple[Path, bytes]]:
         """Each segment that nobody writes any more, with its lines; it may be removed when the next one is asked for.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,16 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from features.errors import StorageError
 from serving.kept import Run
 from serving.prediction_log.journal import Journal
-from serving.prediction_log.records import AnswerRecord, Record, forecast_record, from_lines, to_lines
+from serving.prediction_log.mover import Mover
+from serving.prediction_log.moving import Complaints, move_finished
+from serving.prediction_log.records import AnswerRecord, Record, forecast_record, to_lines
 from serving.prediction_log.retention import Retention
 from serving.prediction_log.settings import PredictionLogSettings
 from serving.prediction_log.store import PredictionStore
 from serving.service import ForecastResult
 
-_LOG = logging.getLogger(__name__)
 # Forecasts whose record is known to be written; beyond that they are written again, which changes nothing.
 _MOST_KNOWN = 100_000
-_SILENCE_S = 60.0
+# From a thousand answers a second on, a process of its own moves them [byte].
+_MUCH_BYTES = 256 * 1024
 
 
 class PredictionLog:
@@ -39,7 +40,8 @@ class PredictionLog:
         self._origins: dict[tuple[str, str], int] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._complained_at = -float("inf")
+        self._complaints = Complaints()
+        self._mover = Mover(settings)
 
     @property
     def on(self) -> bool:
@@ -66,7 +68,8 @@ class PredictionLog:
         self._ended.set()
         thread.join()
         self._journal.close()
-        self._move()
+        self._mover.close()
+        move_finished(self._journal, self.store, self._complaints)
         self.store.close()
 
     def records(
@@ -150,7 +153,7 @@ class PredictionLog:
         except StorageError as error:
             self._lost += len(records)
             self._known.clear()
-            self._complain(f"an answer could not be written: {error}")
+            self._complaints.say(f"an answer could not be written: {error}")
 
     def take_counts(self) -> tuple[int, int]:
         """How many records were written, and how many were lost, since this was asked last."""
@@ -160,31 +163,28 @@ class PredictionLog:
 
     def _keep_moving(self) -> None:
         while not self._ended.wait(self.settings.prediction_log_flush_s):
+            written_bytes = 0
             try:
-                self._journal.rotate()
+                written_bytes = self._journal.rotate()
             except StorageError as error:
-                self._complain(str(error))
-            self._move()
+                self._complaints.say(str(error))
+            self._move(written_bytes)
             self._expire()
 
-    def _move(self) -> None:
-        """Bring every finished segment into the store, also those of processes that died."""
-        try:
-            for path, lines in self._journal.finished():
-                self.store.add(path.stem, from_lines(lines))
-                path.unlink()
-        except (StorageError, OSError) as error:
-            # The segments stay; the next turn tries again.
-            self._complain(str(error))
+    def _move(self, written_bytes: int) -> None:
+        """Bring finished segments into the store, or have them brought where much was written."""
+        if self._mover.runs:
+            return
+        if written_bytes >= _MUCH_BYTES * self.settings.prediction_log_flush_s:
+            try:
+                self._mover.start()
+                return
+            except OSError as error:
+                self._complaints.say(f"its own process cannot be begun, a thread does its work: {error}")
+        move_finished(self._journal, self.store, self._complaints)
 
     def _expire(self) -> None:
         try:
             self._retention.turn()
         except StorageError as error:
-            self._complain(str(error))
-
-    def _complain(self, message: str) -> None:
-        """Log an error, once a minute at most."""
-        if time.monotonic() - self._complained_at >= _SILENCE_S:
-            self._complained_at = time.monotonic()
-            _LOG.error("Prediction log: %s", message)
+            self._complaints.say(str(error))

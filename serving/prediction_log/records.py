@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from features.vocabulary import Float32Array
-from serving.kept import Run
+
+if TYPE_CHECKING:
+    from serving.kept import Run
 
 _LOG = logging.getLogger(__name__)
 # Quantiles as they are kept.

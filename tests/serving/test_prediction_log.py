@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -60,7 +62,8 @@ def given(request_id: str, name: str = "f1") -> AnswerRecord:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> PredictionLogSettings:
-    return PredictionLogSettings(data_dir=tmp_path, prediction_log_flush_s=0.05)
+    # The records are of 1970, and stay all the same.
+    return PredictionLogSettings(data_dir=tmp_path, prediction_log_flush_s=0.05, prediction_log_days=0)
 
 
 def test_records_survive_the_way_through_journal_and_store(settings: PredictionLogSettings) -> None:
@@ -165,6 +168,40 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(settings: Predictio
     assert acknowledged <= logged
     assert store.count()["answers"] == len(logged)
     store.close()
+
+
+def test_a_busy_log_is_moved_by_a_process_that_outlives_the_kill_of_its_own(settings: PredictionLogSettings) -> None:
+    context = multiprocessing.get_context("spawn")
+    reading, writing = context.Pipe(duplex=False)
+    writer = context.Process(target=_write_for_ever, args=(settings, writing), daemon=True)
+    writer.start()
+    acknowledged = {reading.recv() for _ in range(20_000)}
+    assert writer.pid is not None
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    until = time.monotonic() + 30
+    with closing(PredictionStore(settings.log_url)) as store:
+        while not acknowledged <= store.request_ids() or any(settings.journal_dir.iterdir()):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    reading.close()
+    writing.close()
+
+
+def test_without_its_process_a_busy_log_is_moved_by_its_thread(
+    settings: PredictionLogSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(settings.data_dir / "no python"))
+    log = PredictionLog(settings)
+    log.start()
+    for number in range(5_000):
+        log.write([given(f"r{number}")])
+    until = time.monotonic() + 30
+    with closing(PredictionStore(settings.log_url)) as store:
+        while store.count()["answers"] < 5_000:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    log.close()
 
 
 def test_while_the_store_is_locked_the_journal_keeps_all(settings: PredictionLogSettings) -> None:
