@@ -7,7 +7,7 @@ import pytest
 
 from features.vocabulary import Domain
 from features.windows import Panel
-from training.breaks import find_breaks
+from training.breaks import Break, find_breaks
 from training.export import export_graph
 from training.models.forgetting import ForgettingForecaster, break_hour, breaks_of, forget_breaks
 from training.models.seasonal import SeasonalForecaster
@@ -74,6 +74,18 @@ def test_forgetting_is_better_since_the_break_and_nothing_else_before(town_split
     )
     assert np.array_equal(inner.predict(early.windows()).value_BHQ, forecaster.predict(early.windows()).value_BHQ)
     assert kept.site == "A"
+
+
+@pytest.mark.parametrize(("ratio", "days", "kept"), [(0.3, 8, True), (0.6, 8, False), (0.6, 21, True)])
+def test_a_decisive_break_is_kept_at_once_another_when_enough_origins_show_it(
+    town_splits: Splits, monkeypatch: pytest.MonkeyPatch, ratio: float, days: int, kept: bool
+) -> None:
+    panel = late(town_splits.train.panel, weeks=3.0)
+    until = panel.last_origin + panel.domain.horizon_steps
+    found = Break(site="A", since_s=int(panel.moments_s[until - days * 24]), ratio=ratio)
+    monkeypatch.setattr("training.models.forgetting.find_breaks", lambda *given, **named: (found,))
+    forecaster = forget_breaks(SeasonalForecaster(panel.domain), last_windows(panel))
+    assert breaks_of(forecaster) == ((found,) if kept else ())
 
 
 def test_the_graph_forgets_as_the_forecaster_does(town_splits: Splits, tmp_path: Path) -> None:

@@ -23,8 +23,11 @@ _FILE = "breaks.json"
 _DAY_H = 24.0
 # What a site's break is called in the graph where it has none: before every calendar.
 _NEVER_H = -1e9
-# Forgetting must take so much off the forecaster's own error since the break, or nothing is forgotten.
+# A break after which the new usual week errs at most so much, as a share of the old one's error, needs no other proof.
+_DECISIVE_RATIO = 0.5
+# Of another, forgetting must take so much off the forecaster's own error, over so many origins at least.
 _LEAST_GAIN = 0.05
+_FEWEST_ORIGINS = 20
 _PREFIX = "forgetting"
 
 
@@ -103,9 +106,10 @@ class ForgettingForecaster:
 def forget_breaks(forecaster: Forecaster, windows: WindowSet) -> Forecaster:
     """A fitted forecaster that forgets what was before the breaks of the last weeks, where that makes it better.
 
-    Breaks are looked for until the panel's last reading. Each must show in the forecaster's own error too: it is kept
-    where forgetting takes a twentieth off the error of the origins since. Nothing is fitted to these hours, but a test
-    that lies in them has been looked at.
+    Breaks are looked for until the panel's last reading. One that is decisive is kept: the forecaster's own error since
+    it is that of few origins with the least of history, and says little. Another must show there too: it is kept where
+    forgetting takes a twentieth off the error of the origins since. Nothing is fitted to these hours, but a test that
+    lies in them has been looked at.
 
     Args:
         forecaster: Fitted.
@@ -117,20 +121,28 @@ def forget_breaks(forecaster: Forecaster, windows: WindowSet) -> Forecaster:
     panel = windows.panel
     known = np.isfinite(panel.target_ST(windows.target)).any(axis=0)
     until = int(np.flatnonzero(known)[-1])
-    kept = []
-    for one in find_breaks(panel, until=until, target=windows.target):
-        since = int(one.since_s - panel.start_s) // panel.domain.step_s
-        first = since + round(_room_h(panel.domain) * 3600 / panel.domain.step_s)
-        site = next(index for index, entry in enumerate(panel.sites) if entry.name == one.site)
-        origins = np.arange(first, min(until, panel.last_origin + 1), 3, dtype=np.int64)
-        judged = windows_at(panel, windows.target, origins) if len(origins) else None
-        if judged is None:
-            continue
-        chosen = judged.subset(judged.site_index_B == site)
-        alone = ForgettingForecaster(forecaster, [one], [break_hour(one, windows)])
-        if len(chosen) and _error(alone, chosen) <= (1 - _LEAST_GAIN) * _error(forecaster, chosen):
-            kept.append(one)
+    kept = [
+        one
+        for one in find_breaks(panel, until=until, target=windows.target)
+        if one.ratio <= _DECISIVE_RATIO or _gains(forecaster, one, windows, until=until)
+    ]
     return ForgettingForecaster(forecaster, kept, [break_hour(one, windows) for one in kept]) if kept else forecaster
+
+
+def _gains(forecaster: Forecaster, one: Break, windows: WindowSet, *, until: int) -> bool:
+    """Whether forgetting what was before a break makes the forecaster better since."""
+    panel = windows.panel
+    since = int(one.since_s - panel.start_s) // panel.domain.step_s
+    first = since + round(_room_h(panel.domain) * 3600 / panel.domain.step_s)
+    origins = np.arange(first, min(until, panel.last_origin + 1), 3, dtype=np.int64)
+    if not len(origins):
+        return False
+    site = next(index for index, entry in enumerate(panel.sites) if entry.name == one.site)
+    judged = windows_at(panel, windows.target, origins)
+    judged = judged.subset(judged.site_index_B == site)
+    alone = ForgettingForecaster(forecaster, [one], [break_hour(one, windows)])
+    enough = len(judged) >= _FEWEST_ORIGINS
+    return enough and _error(alone, judged) <= (1 - _LEAST_GAIN) * _error(forecaster, judged)
 
 
 def breaks_of(forecaster: Forecaster) -> tuple[Break, ...]:
