@@ -249,7 +249,8 @@ def test_a_fortnight_goes_through_the_running_api(
     for name, value in plan.environment().items():
         monkeypatch.setenv(name, value)
     found = rehearse(plan, console=Console(quiet=True))
-    assert found.forecasts == 2 * 2 * 7
+    # Those that were asked for, and what the API makes ahead as it starts.
+    assert 2 * 2 * 7 <= found.forecasts <= 2 * 2 * 7 + 2
     assert found.readings >= 2 * 168
     kinds = [event.kind for event in found.diary.events]
     assert kinds[0] == "trained"
