@@ -118,6 +118,7 @@ class _Look:
     ) -> None:
         self._domain, self._settings, self._detection = domain, settings, detection
         self._steps, self._now_s = steps, now_s
+        self._monitoring = MonitoringSettings(data_dir=settings.data_dir)
         self._readings = ReadingStore(settings.readings_dir, domain)
         self.decisions: list[Alert] = []
 
@@ -143,7 +144,7 @@ class _Look:
 
     def _join(self, store: PredictionStore, target: Quantity) -> tuple[str, ...]:
         with self._steps.step(f"Forecasts of {target.name} beside what came") as say:
-            realised, kept = self._realised(target), MonitoringSettings(data_dir=self._settings.data_dir)
+            realised, kept = self._realised(target), self._monitoring
             joined = join_actuals(store, self._readings, realised, now_s=self._now_s, settings=kept)
             realised.tidy(self._now_s, every_s=kept.compact_every_s, keep_days=kept.realised_keep_days)
             say(
@@ -263,7 +264,7 @@ class _Look:
     def _page(self, report: Path, reference: pd.DataFrame, recent: pd.DataFrame, store: RealisedStore) -> Path | None:
         from serving.monitoring.evidently_report import write_report
 
-        nearest = MonitoringSettings().steps_of(self._domain)[0]
+        nearest = self._monitoring.steps_of(self._domain)[0]
         realised = store.read(
             since_s=float(pd.concat([reference["valid_s"], recent["valid_s"]]).min()),
             roles=(CHAMPION,),

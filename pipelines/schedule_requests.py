@@ -45,7 +45,7 @@ _REQUEST = TypeAdapter(Request)
 
 
 def ask_for_retraining(domain: str, reason: str, *, by: str, settings: ScheduleSettings) -> Path:
-    """Ask a running schedule to retrain a domain; it does within seconds. The file of the request.
+    """Ask a running schedule to retrain a domain; it does within a minute. The file of the request.
 
     Raises:
         UnknownNameError: There is no such domain.

@@ -144,12 +144,13 @@ def _write_for_ever(settings: PredictionLogSettings, ready: Any) -> None:
         number += 1
 
 
-def test_a_killed_process_loses_nothing_that_it_acknowledged(settings: PredictionLogSettings) -> None:
+def _acknowledged_by_a_killed_process(settings: PredictionLogSettings, *, after: int) -> set[str]:
+    """What a process acknowledged that was killed after so many answers."""
     context = multiprocessing.get_context("spawn")
     reading, writing = context.Pipe(duplex=False)
     writer = context.Process(target=_write_for_ever, args=(settings, writing), daemon=True)
     writer.start()
-    acknowledged = {reading.recv() for _ in range(5000)}
+    acknowledged = {reading.recv() for _ in range(after)}
     assert writer.pid is not None
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
@@ -160,6 +161,11 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(settings: Predictio
             break
     reading.close()
     writing.close()
+    return acknowledged
+
+
+def test_a_killed_process_loses_nothing_that_it_acknowledged(settings: PredictionLogSettings) -> None:
+    acknowledged = _acknowledged_by_a_killed_process(settings, after=5000)
     after = PredictionLog(settings)  # the next process finds the segment that was left
     after.start()
     after.close()
@@ -171,21 +177,12 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(settings: Predictio
 
 
 def test_a_busy_log_is_moved_by_a_process_that_outlives_the_kill_of_its_own(settings: PredictionLogSettings) -> None:
-    context = multiprocessing.get_context("spawn")
-    reading, writing = context.Pipe(duplex=False)
-    writer = context.Process(target=_write_for_ever, args=(settings, writing), daemon=True)
-    writer.start()
-    acknowledged = {reading.recv() for _ in range(20_000)}
-    assert writer.pid is not None
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.join()
+    acknowledged = _acknowledged_by_a_killed_process(settings, after=20_000)
     until = time.monotonic() + 30
     with closing(PredictionStore(settings.log_url)) as store:
         while not acknowledged <= store.request_ids() or any(settings.journal_dir.iterdir()):
             assert time.monotonic() < until
             time.sleep(0.1)
-    reading.close()
-    writing.close()
 
 
 def test_without_its_process_a_busy_log_is_moved_by_its_thread(
